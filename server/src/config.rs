@@ -218,6 +218,10 @@ pub struct Config {
     #[arg(long, env = "CLOCK_CHECK_SECS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub clock_check_secs: u32,
 
+    /// How often each replica reads the figures of its metrics from the database, in seconds, 1 to 300.
+    #[arg(long, env = "METRICS_INTERVAL_SECS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=300))]
+    pub metrics_interval_secs: u32,
+
     /// How long a plan change or a cancel waits until Stripe shows the usage before it, in seconds, 5 to 600.
     #[arg(long, env = "CHANGE_WAIT_SECS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(5..=600))]
     pub change_wait_secs: u32,

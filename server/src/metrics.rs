@@ -4,8 +4,11 @@
 //! there from the start, with zero.
 
 mod calls;
+mod connections;
 mod contract;
+mod sending;
 mod start;
+mod stripe;
 mod watched;
 
 use std::{sync::OnceLock, time::Duration};
@@ -17,9 +20,14 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub(crate) use self::{
     calls::{CANCELLED, Calls, MethodCalls, code_name},
+    connections::{
+        certificate_expires, connection_refused, revocation_lists_expire, tls_reload_failed,
+    },
+    sending::{PausedBy, accepted_at, sending_paused},
+    stripe::{StripeOutcome, events_per_sec, stripe_failure, stripe_request, stripe_unreadable},
     watched::{
-        DEADLINES, STATES, StateFigures, accepted_at, database_size, job_ran, lease_held,
-        oldest_unreported, reports_in_state, reports_near_deadline, unfinished_deletions,
+        DEADLINES, STATES, StateFigures, database_size, job_ran, lease_held, oldest_unreported,
+        report_schedule_gap, reports_in_state, reports_near_deadline, unfinished_deletions,
         verification_difference, watched_at,
     },
 };
@@ -37,17 +45,6 @@ const COMMIT_INCREMENTS: &str = "usage_commit_increments";
 const COMMIT_SECONDS: &str = "usage_commit_seconds";
 /// Transitions of usage reports, by `transition`: see [`count_transition`].
 const REPORTS: &str = "usage_reports_total";
-/// Duration of requests to Stripe, by `call`, such as `meter_event`.
-const STRIPE_SECONDS: &str = "usage_stripe_request_seconds";
-/// Requests to Stripe, by `call` and by `outcome`: `ok`, `error` (Stripe answered one), `no_answer`.
-const STRIPE_REQUESTS: &str = "usage_stripe_requests_total";
-/// Failed requests to Stripe, by `kind`: `not_sent`, `no_answer`, `denied`, `no_meter`,
-/// `no_customer`, `key_reused`, `refused`.
-const STRIPE_FAILURES: &str = "usage_stripe_failures_total";
-/// Objects in Stripe's lists that cannot be read and were skipped, by `object`, such as `subscription`.
-const STRIPE_UNREADABLE: &str = "usage_stripe_unreadable_objects_total";
-/// The highest rate of meter events to Stripe at present.
-const EVENTS_PER_SEC: &str = "usage_stripe_events_per_second_limit";
 /// Webhooks, by `outcome`: `stored`, `replayed`, `ignored`, or the reason of a rejection.
 const WEBHOOKS: &str = "usage_webhooks_total";
 /// Changes of a customer's daily total at Stripe to more than this service ever sent.
@@ -66,20 +63,10 @@ const CLOCK_AHEAD: &str = "usage_clock_ahead_seconds";
 /// 1 while clocks contradict each other, so that nothing is closed, sent, expired or deleted; otherwise 0.
 const CLOCK_IN_DOUBT: &str = "usage_clock_in_doubt";
 
-/// Whether sending is paused in the database, or the key belongs to another Stripe account: 1 or 0.
-const SENDING_PAUSED: &str = "usage_sending_paused";
 /// The size of SQLite's write-ahead log.
 const SQLITE_LOG: &str = "usage_sqlite_log_bytes";
 /// Other databases that sent to the same meters lately.
 const OTHER_DATABASES: &str = "usage_other_databases";
-
-/// Connections that were refused before they could be used, by `reason`: `needs_tls`, `speaks_no_tls`, `handshake_failed`,
-/// `handshake_timed_out`, `certificate_refused`, `too_many_of_address`.
-const CONNECTIONS_REFUSED: &str = "usage_connections_refused_total";
-/// When the service's certificate expires, in seconds of Unix time.
-const CERTIFICATE_EXPIRES: &str = "usage_tls_certificate_expires_timestamp_seconds";
-/// New files of TLS that could not be used, counted at each attempt.
-const TLS_RELOAD_FAILURES: &str = "usage_tls_reload_failures_total";
 
 /// Reports that were written to an archive and folded.
 const FOLDED_REPORTS: &str = "usage_folded_reports_total";
@@ -197,37 +184,16 @@ fn describe() {
     );
     describe_gauge!(SQLITE_LOG, Unit::Bytes, "Size of SQLite's write-ahead log");
     describe_gauge!(
-        SENDING_PAUSED,
-        "Whether sending is paused in the database, or the key belongs to another Stripe account"
-    );
-    describe_gauge!(
         OTHER_DATABASES,
         "Other databases that sent to the same meters lately"
     );
-    describe_stripe();
+    stripe::describe();
     describe_service();
     describe_archives();
     calls::describe();
+    sending::describe();
     watched::describe();
-    describe_connections();
-}
-
-fn describe_stripe() {
-    describe_histogram!(
-        STRIPE_SECONDS,
-        Unit::Seconds,
-        "Duration of requests to Stripe, by call"
-    );
-    describe_counter!(STRIPE_REQUESTS, "Requests to Stripe, by call and outcome");
-    describe_counter!(STRIPE_FAILURES, "Failed requests to Stripe, by kind");
-    describe_counter!(
-        STRIPE_UNREADABLE,
-        "Objects in Stripe's lists that cannot be read and were skipped, by object"
-    );
-    describe_gauge!(
-        EVENTS_PER_SEC,
-        "Highest rate of meter events to Stripe at present"
-    );
+    connections::describe();
 }
 
 fn describe_service() {
@@ -241,22 +207,6 @@ fn describe_service() {
     metrics_process::Collector::default().describe();
 }
 
-fn describe_connections() {
-    describe_counter!(
-        CONNECTIONS_REFUSED,
-        "Connections that were refused before they could be used, by reason"
-    );
-    describe_gauge!(
-        CERTIFICATE_EXPIRES,
-        Unit::Seconds,
-        "When the certificate of the service expires, in Unix time"
-    );
-    describe_counter!(
-        TLS_RELOAD_FAILURES,
-        "Attempts to use new files of TLS that failed"
-    );
-}
-
 fn describe_archives() {
     describe_counter!(
         FOLDED_REPORTS,
@@ -266,23 +216,6 @@ fn describe_archives() {
         REPORT_ARCHIVES,
         "Archives of usage reports that were written"
     );
-}
-
-/// Counts a connection that was refused.
-pub(crate) fn connection_refused(reason: &'static str) {
-    counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
-}
-
-/// Records when the service's certificate expires, in seconds of Unix time up to the year 2106.
-pub(crate) fn certificate_expires(at: i64) {
-    gauge!(CERTIFICATE_EXPIRES).set(f64::from(u32::try_from(at.max(0)).unwrap_or(u32::MAX)));
-    // The series exists from the start.
-    counter!(TLS_RELOAD_FAILURES).increment(0);
-}
-
-/// Counts new files of TLS that cannot be used.
-pub(crate) fn tls_reload_failed() {
-    counter!(TLS_RELOAD_FAILURES).increment(1);
 }
 
 /// Counts an archive and its reports, which were folded.
@@ -348,48 +281,6 @@ fn transition_name(transition: Option<&Transition>) -> Option<&'static str> {
         Some(Transition::Retry) => "decided_retry",
         Some(Transition::WriteOff) => "written_off",
     })
-}
-
-/// What became of a request to Stripe.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum StripeOutcome {
-    Ok,
-    /// Stripe answered an error.
-    Error,
-    NoAnswer,
-}
-
-impl StripeOutcome {
-    const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::NoAnswer];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-            Self::NoAnswer => "no_answer",
-        }
-    }
-}
-
-/// Records a request to Stripe.
-pub(crate) fn stripe_request(call: &'static str, outcome: StripeOutcome, took: Duration) {
-    histogram!(STRIPE_SECONDS, "call" => call).record(took);
-    counter!(STRIPE_REQUESTS, "call" => call, "outcome" => outcome.name()).increment(1);
-}
-
-/// Counts a failed request to Stripe.
-pub(crate) fn stripe_failure(kind: &'static str) {
-    counter!(STRIPE_FAILURES, "kind" => kind).increment(1);
-}
-
-/// Counts an object in one of Stripe's lists that cannot be read.
-pub(crate) fn stripe_unreadable(object: &'static str) {
-    counter!(STRIPE_UNREADABLE, "object" => object).increment(1);
-}
-
-/// Records the highest rate of meter events at present.
-pub(crate) fn events_per_sec(limit: u32) {
-    gauge!(EVENTS_PER_SEC).set(f64::from(limit));
 }
 
 /// Counts a daily total at Stripe that is more than was sent.
@@ -460,11 +351,6 @@ pub(crate) fn settings(queue_increments: usize, reports: bool) {
 /// Records how many other databases sent to the same meters lately.
 pub(crate) fn other_databases(number: usize) {
     gauge!(OTHER_DATABASES).set(whole(number));
-}
-
-/// Records whether sending is paused in the database or by another Stripe account.
-pub(crate) fn sending_paused(is_paused: bool) {
-    gauge!(SENDING_PAUSED).set(if is_paused { 1.0 } else { 0.0 });
 }
 
 /// Counts a webhook.

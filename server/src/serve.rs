@@ -316,6 +316,12 @@ fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
             "the certificate in TLS_CERT_FILE has expired: clients refuse it; replace it, a restart is not needed"
         );
     }
+    let is_past = |at: i64| at <= Clock::system().now().div_euclid(SECOND_MS);
+    if tls.lists_expire_at().is_some_and(is_past) {
+        tracing::error!(
+            "a list in TLS_CLIENT_CRL_FILE is out of date: certificates that were revoked since are accepted; replace it, a restart is not needed"
+        );
+    }
     Ok(Some(Arc::new(tls)))
 }
 

@@ -107,6 +107,12 @@ impl Tls {
         self.current().expires_at
     }
 
+    /// When the first list of revoked certificates is out of date, in seconds of Unix time; absent without lists. It stays in
+    /// use: without one, no client could connect.
+    pub(crate) fn lists_expire_at(&self) -> Option<i64> {
+        self.current().lists_expire_at
+    }
+
     /// Reads the files again, at `now` in seconds of Unix time.
     pub(crate) fn reload(&self, now: i64) -> Reload {
         let (digest, loaded) = match load::read(&self.files) {
@@ -174,6 +180,16 @@ impl Tls {
     pub(crate) fn version(&self) -> Digest {
         self.current().digest
     }
+}
+
+/// When the first list of revoked certificates in some files is out of date, in seconds of Unix time; absent without lists.
+/// For a check of the files alone.
+///
+/// # Errors
+/// A file cannot be read or used.
+pub(crate) fn lists_expiry(files: &TlsFiles) -> Result<Option<i64>, String> {
+    let contents = load::read(files)?;
+    load::load(&contents).map(|loaded| loaded.lists_expire_at)
 }
 
 /// When the certificate of some files expires, in seconds of Unix time. For a check of the files alone.

@@ -69,6 +69,7 @@ enum Sending {
     MarkAt,
     MarkBeforeAt,
     NextNonce,
+    LastAcceptedAt,
 }
 
 pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -106,6 +107,8 @@ async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(big_integer_null(S::MarkAt))
                 .col(big_integer_null(S::MarkBeforeAt))
                 .col(text_null(S::NextNonce))
+                // When Stripe last accepted a meter event.
+                .col(big_integer_null(S::LastAcceptedAt))
                 .to_owned(),
         )
         .await?;

@@ -73,7 +73,10 @@ impl Contract {
             pool.decode_file_descriptor_set(set)?;
             comments.read(&FileDescriptorSet::decode(set).unwrap_or_default());
         }
-        let methods = pool.services().flat_map(methods_of).collect();
+        let methods = pool
+            .services()
+            .flat_map(|service| methods_of(&service))
+            .collect();
         Ok(Self {
             pool,
             methods,
@@ -105,7 +108,7 @@ impl Contract {
     }
 }
 
-fn methods_of(service: ServiceDescriptor) -> Vec<(String, Method)> {
+fn methods_of(service: &ServiceDescriptor) -> Vec<(String, Method)> {
     let methods = service.methods();
     let methods = methods.map(|descriptor| {
         let path = format!("/{}/{}", service.full_name(), descriptor.name());

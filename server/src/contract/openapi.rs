@@ -148,7 +148,10 @@ impl Contract {
     /// The detail that each error has.
     fn error_info_schema(&self) -> Value {
         let reasons = self.pool.get_enum_by_name("usage.v1.ErrorReason");
-        let values: Vec<_> = reasons.iter().flat_map(|of| of.values()).collect();
+        let values: Vec<_> = reasons
+            .iter()
+            .flat_map(prost_reflect::EnumDescriptor::values)
+            .collect();
         let short = |text: &str| text.trim_start_matches("ERROR_REASON_").to_owned();
         let named = values.iter().filter(|value| value.number() != 0);
         let texts = named.clone().map(|value| {

@@ -12,7 +12,7 @@ pub(super) struct Schemas<'a> {
     comments: &'a Comments,
     /// The messages within requests: their numbers may be numbers or texts. In answers they are texts.
     inputs: BTreeSet<String>,
-    schemas: BTreeMap<String, Value>,
+    by_name: BTreeMap<String, Value>,
 }
 
 impl<'a> Schemas<'a> {
@@ -20,7 +20,7 @@ impl<'a> Schemas<'a> {
         let mut schemas = Self {
             comments: &contract.comments,
             inputs: BTreeSet::new(),
-            schemas: BTreeMap::new(),
+            by_name: BTreeMap::new(),
         };
         for method in contract.methods.values() {
             schemas.note_input(&method.input);
@@ -40,7 +40,7 @@ impl<'a> Schemas<'a> {
     }
 
     pub(super) fn into_map(self) -> Map<String, Value> {
-        self.schemas.into_iter().collect()
+        self.by_name.into_iter().collect()
     }
 
     /// The schema of a message, or a reference to it.
@@ -55,11 +55,11 @@ impl<'a> Schemas<'a> {
             }
             _ => {}
         }
-        if !self.schemas.contains_key(name) {
+        if !self.by_name.contains_key(name) {
             // A message may contain itself.
-            self.schemas.insert(name.to_owned(), Value::Null);
+            self.by_name.insert(name.to_owned(), Value::Null);
             let schema = self.object(message);
-            self.schemas.insert(name.to_owned(), schema);
+            self.by_name.insert(name.to_owned(), schema);
         }
         json!({ "$ref": format!("#/components/schemas/{name}") })
     }
@@ -136,7 +136,7 @@ impl<'a> Schemas<'a> {
 
     fn enumeration(&mut self, of: &EnumDescriptor) -> Value {
         let name = of.full_name();
-        if !self.schemas.contains_key(name) {
+        if !self.by_name.contains_key(name) {
             let file = of.parent_file();
             let names: Vec<String> = of.values().map(|value| value.name().to_owned()).collect();
             let mut lines = vec![self.comments.of(file.name(), of.path()).to_owned()];
@@ -149,7 +149,7 @@ impl<'a> Schemas<'a> {
                 "enum": names,
                 "description": lines.join("\n").trim(),
             });
-            self.schemas.insert(name.to_owned(), schema);
+            self.by_name.insert(name.to_owned(), schema);
         }
         json!({ "$ref": format!("#/components/schemas/{name}") })
     }

@@ -170,6 +170,7 @@ fn log(config: &Config) -> Group {
     let endpoint = log.otlp_endpoint.as_deref();
     vec![
         ("LOG_REQUESTS", some(log.log_requests)),
+        ("METRICS_INTERVAL_SECS", some(config.metrics_interval_secs)),
         ("OTLP_ENDPOINT", endpoint.map(base_without_credentials)),
         ("OTLP_SAMPLE", some(log.otlp_sample)),
     ]

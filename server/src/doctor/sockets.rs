@@ -13,6 +13,10 @@ const CERTIFICATE: &str = "certificate";
 /// From how many days before its end a certificate is told of.
 const EXPIRES_SOON_DAYS: i64 = 21;
 const DAY_SECS: i64 = 86_400;
+const HOUR_SECS: i64 = 3_600;
+const LISTS: &str = "revocation list";
+/// How long before its end a list of revoked certificates is told of. Authorities renew theirs daily or weekly, shortly before.
+const OUT_OF_DATE_SOON_SECS: i64 = 2 * HOUR_SECS;
 
 /// Whether other machines reach more than they need to, and whether they can.
 pub(super) fn check(addresses: &ListenConfig, tls: &TlsConfig, findings: &mut Vec<Finding>) {
@@ -23,14 +27,32 @@ pub(super) fn check(addresses: &ListenConfig, tls: &TlsConfig, findings: &mut Ve
             "set WEBHOOK_LISTEN to an address for Stripe, and HTTP_LISTEN to loopback or to a private one",
         )
     }));
-    let expiry = match tls.files() {
+    let (expiry, lists) = match tls.files() {
         Ok(None) => return,
-        Ok(Some(files)) => tls::expiry(&files),
-        Err(why) => Err(why),
+        Ok(Some(files)) => (tls::expiry(&files), tls::lists_expiry(&files)),
+        Err(why) => (Err(why), Ok(None)),
     };
     // Certificates are of the world's time, not of the database's.
     let now = Clock::system().now().div_euclid(SECOND_MS);
     findings.push(check_certificate(expiry, now));
+    // That the files cannot be used is said of the certificate.
+    findings.extend(lists.unwrap_or_default().map(|at| check_lists(at, now)));
+}
+
+/// Checks when the first list of revoked certificates is out of date, in seconds of Unix time.
+fn check_lists(at: i64, now: i64) -> Finding {
+    const ADVICE: &str = "replace the file of TLS_CLIENT_CRL_FILE with a new list of the authority; the service reads it again without a restart";
+    let left = at.saturating_sub(now);
+    if left <= 0 {
+        let fact = "it is out of date: certificates that were revoked since are accepted";
+        return Finding::bad(LISTS, fact, ADVICE);
+    }
+    let fact = format!("it is out of date in {} hours", left.div_euclid(HOUR_SECS));
+    if left < OUT_OF_DATE_SOON_SECS {
+        Finding::warn(LISTS, fact, ADVICE)
+    } else {
+        Finding::ok(LISTS, fact)
+    }
 }
 
 /// Checks when a certificate expires, in seconds of Unix time.
@@ -57,6 +79,17 @@ fn check_certificate(expiry: Result<i64, String>, now: i64) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::finding::Severity;
+
+    #[test]
+    fn a_list_of_revoked_certificates_is_told_of_when_it_is_out_of_date() {
+        let now = 1_800_000_000;
+        let severity = |hours: i64| check_lists(now + hours * HOUR_SECS, now).severity;
+        assert_eq!(severity(24), Severity::Ok);
+        assert_eq!(severity(2), Severity::Ok);
+        assert_eq!(severity(1), Severity::Warn);
+        assert_eq!(severity(0), Severity::Bad);
+        assert_eq!(severity(-5), Severity::Bad);
+    }
 
     #[test]
     fn a_certificate_is_told_of_before_it_expires() {

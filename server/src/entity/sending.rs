@@ -47,6 +47,8 @@ pub(crate) struct Model {
     /// Of the mark that is being written.
     #[sea_orm(column_type = "Text", nullable)]
     pub(crate) next_nonce: Option<String>,
+    /// When Stripe last accepted a meter event, within some seconds. Null before the first one.
+    pub(crate) last_accepted_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -3,12 +3,11 @@
 use ::metrics::{counter, gauge, histogram};
 
 use super::{
-    BUILD, CALLS_REFUSED, CERTIFICATE_EXPIRES, CLOCK_AHEAD, CLOCK_IN_DOUBT, COMMIT_INCREMENTS,
-    COMMIT_SECONDS, CONNECTIONS_REFUSED, DEADLINE_WARNINGS, EVENTS_PER_SEC, FOLDED_REPORTS,
-    INCREMENTS, INVOICE_DIFFERENCES, OPEN_INVOICE_DIFFERENCES, OTHER_DATABASES, QUEUE_LIMIT,
-    REPORT_ARCHIVES, REPORTING, REPORTS, SENDING_PAUSED, SQLITE_LOG, STRIPE_FAILURES,
-    STRIPE_REQUESTS, STRIPE_SECONDS, STRIPE_UNREADABLE, StripeOutcome, TLS_RELOAD_FAILURES,
-    VERIFICATION_OVER, WAITING_COMPARISONS, WAITING_INCREMENTS, WEBHOOKS, contract, watched,
+    BUILD, CALLS_REFUSED, CLOCK_AHEAD, CLOCK_IN_DOUBT, COMMIT_INCREMENTS, COMMIT_SECONDS,
+    DEADLINE_WARNINGS, FOLDED_REPORTS, INCREMENTS, INVOICE_DIFFERENCES, OPEN_INVOICE_DIFFERENCES,
+    OTHER_DATABASES, QUEUE_LIMIT, REPORT_ARCHIVES, REPORTING, REPORTS, SQLITE_LOG,
+    VERIFICATION_OVER, WAITING_COMPARISONS, WAITING_INCREMENTS, WEBHOOKS, connections, contract,
+    sending, stripe, watched,
 };
 use crate::domain::invoice_comparison::InvoiceFinding;
 
@@ -32,34 +31,6 @@ pub(super) const TRANSITIONS: [&str; 16] = [
     "decided_retry",
     "written_off",
 ];
-const STRIPE_CALLS: [&str; 9] = [
-    "meter_event",
-    "event_summaries",
-    "meters",
-    "subscriptions",
-    "subscription_change",
-    "invoices",
-    "customers",
-    "prices",
-    "products",
-];
-const STRIPE_FAILURE_KINDS: [&str; 7] = [
-    "not_sent",
-    "no_answer",
-    "denied",
-    "no_meter",
-    "no_customer",
-    "key_reused",
-    "refused",
-];
-const STRIPE_OBJECTS: [&str; 6] = [
-    "subscription",
-    "invoice",
-    "invoice line",
-    "price",
-    "meter",
-    "event summary",
-];
 const WEBHOOK_OUTCOMES: [&str; 12] = [
     "stored",
     "replayed",
@@ -75,15 +46,6 @@ const WEBHOOK_OUTCOMES: [&str; 12] = [
     "not_stored",
 ];
 
-const REFUSALS: [&str; 6] = [
-    "needs_tls",
-    "speaks_no_tls",
-    "handshake_failed",
-    "handshake_timed_out",
-    "certificate_refused",
-    "too_many_of_address",
-];
-
 pub(super) fn all_series() {
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
     for name in [
@@ -93,41 +55,24 @@ pub(super) fn all_series() {
         WAITING_COMPARISONS,
         SQLITE_LOG,
         CLOCK_IN_DOUBT,
-        SENDING_PAUSED,
         OTHER_DATABASES,
-        CERTIFICATE_EXPIRES,
-        EVENTS_PER_SEC,
     ] {
         gauge!(name).set(0);
     }
     for clocks in ["machine_database", "database_stripe"] {
         gauge!(CLOCK_AHEAD, "clocks" => clocks).set(0);
     }
-    for name in [
-        VERIFICATION_OVER,
-        FOLDED_REPORTS,
-        REPORT_ARCHIVES,
-        TLS_RELOAD_FAILURES,
-    ] {
+    for name in [VERIFICATION_OVER, FOLDED_REPORTS, REPORT_ARCHIVES] {
         counter!(name).increment(0);
     }
     // A histogram is there from its creation.
     let _ = (histogram!(COMMIT_INCREMENTS), histogram!(COMMIT_SECONDS));
     with_label(INCREMENTS, "outcome", &INCREMENT_OUTCOMES);
     with_label(REPORTS, "transition", &TRANSITIONS);
-    with_label(STRIPE_FAILURES, "kind", &STRIPE_FAILURE_KINDS);
-    with_label(STRIPE_UNREADABLE, "object", &STRIPE_OBJECTS);
     with_label(WEBHOOKS, "outcome", &WEBHOOK_OUTCOMES);
-    with_label(CONNECTIONS_REFUSED, "reason", &REFUSALS);
     with_label(DEADLINE_WARNINGS, "deadline", &watched::DEADLINES);
     for reason in contract::reasons() {
         counter!(CALLS_REFUSED, "reason" => reason).increment(0);
-    }
-    for call in STRIPE_CALLS {
-        let _ = histogram!(STRIPE_SECONDS, "call" => call);
-        for outcome in StripeOutcome::ALL {
-            counter!(STRIPE_REQUESTS, "call" => call, "outcome" => outcome.name()).increment(0);
-        }
     }
     for finding in InvoiceFinding::ALL {
         if finding != InvoiceFinding::Equal {
@@ -135,6 +80,9 @@ pub(super) fn all_series() {
             gauge!(OPEN_INVOICE_DIFFERENCES, "finding" => finding.name()).set(0);
         }
     }
+    connections::start();
+    sending::start();
+    stripe::start();
     watched::start();
 }
 

@@ -3,7 +3,7 @@
 
 use ::metrics::{Unit, describe_gauge, gauge};
 
-use super::{EVENTS_PER_SEC, OTHER_DATABASES, seconds};
+use super::{OTHER_DATABASES, seconds, stripe};
 use crate::domain::{Millis, report::State, verification::Finding};
 
 /// Reports that have not come to their end, by `state`: every state but `confirmed`, `invoiced`, `not_billable` and
@@ -11,17 +11,17 @@ use crate::domain::{Millis, report::State, verification::Finding};
 const REPORTS: &str = "usage_reports";
 /// The sum of their quantities, by `state`.
 const UNITS: &str = "usage_report_units";
-/// Of the longest waiting one: seconds since its first increment if it is open, else since it was closed, by `state`; 0
-/// if there is none.
+/// Of the longest waiting one: seconds since it was counted if it is open, else since it was closed, by `state`; 0 if there is
+/// none.
 const OLDEST: &str = "usage_oldest_report_seconds";
-/// Seconds since the first increment of the oldest report that is on its way to Stripe; 0 if there is none. Those that wait
-/// for a customer, a subscription or a decision are not.
+/// Seconds since the oldest increment was counted, at most, whose report is on its way to Stripe; 0 if there is none. Those
+/// that wait for a customer, a subscription or a decision are not.
 const UNREPORTED: &str = "usage_oldest_unreported_seconds";
 /// When a job last ran on any replica, by `task`, such as `report schedule`; 0 if it never has. Prometheus itself has a
 /// label `job`.
 const JOB_RAN: &str = "usage_job_last_run_timestamp_seconds";
-/// When this replica last had a meter event accepted; 0 if it has not since its start.
-const ACCEPTED: &str = "usage_last_accepted_timestamp_seconds";
+/// The longest time between two runs of the report schedule around now, at most a month.
+const SCHEDULE_GAP: &str = "usage_report_schedule_gap_seconds";
 /// Reports that will soon be too late for their invoice, by `deadline`: `draft_end`, `33_days`.
 const NEAR_DEADLINE: &str = "usage_reports_near_deadline";
 /// Units by which Stripe's daily totals differ from what was sent, by `finding`: `behind`, `lacking`, `over`.
@@ -101,9 +101,9 @@ pub(super) fn describe() {
     );
     describe_gauge!(JOB_RAN, Unit::Seconds, "When a job last ran on any replica");
     describe_gauge!(
-        ACCEPTED,
+        SCHEDULE_GAP,
         Unit::Seconds,
-        "When this replica last had a meter event accepted"
+        "The longest time between two scheduled report runs"
     );
     describe_gauge!(
         NEAR_DEADLINE,
@@ -137,7 +137,7 @@ pub(super) fn start() {
         gauge!(OLDEST, "state" => state.name()).set(0);
     }
     gauge!(UNREPORTED).set(0);
-    gauge!(ACCEPTED).set(0);
+    gauge!(SCHEDULE_GAP).set(0);
     gauge!(DATABASE_BYTES).set(0);
     gauge!(UNFINISHED_DELETIONS).set(0);
     gauge!(WATCHED).set(0);
@@ -170,9 +170,9 @@ pub(crate) fn job_ran(job: &str, at: Millis) {
     gauge!(JOB_RAN, "task" => job.to_owned()).set(seconds(at));
 }
 
-/// Shows when a meter event was accepted.
-pub(crate) fn accepted_at(at: Millis) {
-    gauge!(ACCEPTED).set(seconds(at));
+/// Shows the longest time between two scheduled runs.
+pub(crate) fn report_schedule_gap(gap: Millis) {
+    gauge!(SCHEDULE_GAP).set(seconds(gap));
 }
 
 /// Shows how many reports are near a deadline.
@@ -211,7 +211,7 @@ pub(crate) fn lease_held(job: &'static str, is_held: bool) {
     gauge!(LEASE_HELD, "task" => job).set(u8::from(is_held));
     if job == SENDER && !is_held {
         // Otherwise the last figures would stay after another replica has taken over.
-        gauge!(EVENTS_PER_SEC).set(0);
+        stripe::events_per_sec(0);
         gauge!(OTHER_DATABASES).set(0);
     }
 }

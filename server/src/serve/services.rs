@@ -202,6 +202,15 @@ impl Services {
         }
     }
 
+    fn usage_watch(&self, config: &Config) -> UsageWatch {
+        UsageWatch::new(
+            self.store.clone(),
+            self.stripe.clone(),
+            self.schedule.clone(),
+            metrics_interval(config),
+        )
+    }
+
     /// Starts the background jobs, and waits until a report run that is due already has begun.
     pub(super) async fn start_jobs(
         self,
@@ -223,7 +232,7 @@ impl Services {
         );
         // Before anything depends on the time.
         let _ = runner.start(comparison).await;
-        runner.start(UsageWatch::new(self.store.clone(), self.stripe.clone()));
+        runner.start(self.usage_watch(config));
         start_retention(&mut runner, &self.store, config, clock);
         let (Some(stripe), Some(sync), Some(changes)) = (self.stripe, self.sync, self.changes)
         else {
@@ -308,7 +317,7 @@ fn start_comparisons(
         job_interval(config),
         shutdown.clone(),
     ));
-    runner.start(InvoiceWatch::new(store.clone()));
+    runner.start(InvoiceWatch::new(store.clone(), metrics_interval(config)));
     runner.start(UncomparedUsageCheck::new(store.clone()));
 }
 
@@ -378,6 +387,10 @@ fn stripe_clock(config: &Config, stripe: Stripe) -> Option<StripeClock> {
 fn job_interval(config: &Config) -> Duration {
     let retry = Duration::from_millis(u64::try_from(config.stripe_retry_ms).unwrap_or(1_000));
     retry.min(MAX_INTERVAL)
+}
+
+fn metrics_interval(config: &Config) -> Duration {
+    Duration::from_secs(config.metrics_interval_secs.into())
 }
 
 fn secs_to_millis(secs: u32) -> Millis {

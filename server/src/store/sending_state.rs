@@ -50,6 +50,8 @@ pub(crate) struct Sending {
     pub(crate) adopted_at: Option<Millis>,
     /// What it knows of its marks at Stripe.
     pub(crate) marks: OwnMarks,
+    /// When Stripe last accepted a meter event, within some seconds; absent before the first one.
+    pub(crate) last_accepted_at: Option<Millis>,
 }
 
 impl Sending {
@@ -81,6 +83,16 @@ impl Store {
             .col_expr(Column::PausedWhy, Expr::value(SendingPausedWhy::from(why)))
             .filter(Column::Id.eq(1))
             .filter(Column::PausedAt.is_null())
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that Stripe accepted a meter event, for the metrics of every replica.
+    pub(crate) async fn note_accepted(&self, now: Millis) -> Result<()> {
+        sending::Entity::update_many()
+            .col_expr(Column::LastAcceptedAt, Expr::value(now))
+            .filter(Column::Id.eq(1))
             .exec(&self.writer)
             .await?;
         Ok(())
@@ -287,6 +299,7 @@ pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Resu
             next: row.next_nonce,
             previous_at: row.mark_before_at,
         },
+        last_accepted_at: row.last_accepted_at,
     })
 }
 

@@ -4,18 +4,20 @@ use std::fmt::Write as _;
 
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, FromQueryResult,
-    QueryFilter as _, Statement,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
 };
 
 use super::Store;
 use crate::{
     domain::{Millis, report::State, verification::Finding},
-    entity::{lease, usage_report::UsageReportState, verification::VerificationFinding},
+    entity::{
+        lease, report_run, usage_report::UsageReportState, verification::VerificationFinding,
+    },
     error::Result,
 };
 
 /// The most reports that are read of each state.
-const MAX_REPORTS: u32 = 1_000_000;
+pub(crate) const MAX_REPORTS: u32 = 1_000_000;
 
 /// The reports of one state, of at most a million.
 #[derive(Clone, Debug, FromQueryResult)]
@@ -35,6 +37,34 @@ impl WatchedState {
     /// The state.
     pub(crate) fn state(&self) -> State {
         self.state.into()
+    }
+
+    /// As it is read, for tests.
+    #[cfg(test)]
+    pub(crate) fn new(
+        state: State,
+        reports: i64,
+        first_at: Millis,
+        closed_at: Option<Millis>,
+    ) -> Self {
+        Self {
+            reports,
+            first_at: Some(first_at),
+            closed_at,
+            ..Self::none(state)
+        }
+    }
+
+    /// Without reports, for tests.
+    #[cfg(test)]
+    pub(crate) fn none(state: State) -> Self {
+        Self {
+            state: state.into(),
+            reports: 0,
+            units: 0.0,
+            first_at: None,
+            closed_at: None,
+        }
     }
 }
 
@@ -64,6 +94,22 @@ impl Store {
             .all(&self.reader)
             .await?;
         Ok(found)
+    }
+
+    /// When the last run began that closed every open report; absent if none ever did. What is open was counted after it.
+    pub(crate) async fn last_full_run(&self) -> Result<Option<Millis>> {
+        use report_run::Column;
+        let started = report_run::Entity::find()
+            .select_only()
+            .column(Column::StartedAt)
+            .filter(Column::Scope.is_null())
+            .filter(Column::ClosingFinishedAt.is_not_null())
+            .order_by_desc(Column::StartedAt)
+            .limit(1)
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
+        Ok(started)
     }
 
     /// When each job last ran that records it.

@@ -27,6 +27,13 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Stripe has the object, but not as it is expected. Counted.
+    pub(super) fn unreadable(why: String) -> Self {
+        let failure = Self::Unreadable(why);
+        metrics::stripe_failure(failure.name());
+        failure
+    }
+
     /// The failure's name in metrics.
     fn name(&self) -> &'static str {
         match self {
@@ -64,6 +71,11 @@ impl Failure {
     }
 }
 
+/// Whether an answer with this status decides nothing: Stripe is busy, fails, or gets too many requests.
+pub(super) fn is_undecided_status(status: u16) -> bool {
+    matches!(status, 409 | 429 | 500..)
+}
+
 /// Whether the error says that the object does not exist. Not any 404 does: a wrong base URL has one too.
 pub(super) fn is_missing_object(error: &RequestError) -> bool {
     matches!(error, RequestError::Answered { code, .. } if code == "resource_missing")
@@ -95,7 +107,7 @@ fn failure_of(error: &RequestError) -> Failure {
     };
     match status {
         401 | 403 => Failure::Denied(text),
-        409 | 429 | 500.. => Failure::NoAnswer(text),
+        status if is_undecided_status(status) => Failure::NoAnswer(text),
         _ if matches!(code, "no_meter" | "archived_meter")
             || message_contains(error, "No active meter found") =>
         {

@@ -35,7 +35,7 @@ use tracing::{Instrument as _, field::Empty};
 use self::{
     account::AccountGuard,
     catalog::{CUSTOMER_KEY, VALUE_KEY},
-    failure::{failure, is_not_found, message_contains},
+    failure::{failure, is_not_found, is_undecided_status, message_contains},
     transport::{RequestError, Transport},
 };
 pub(crate) use self::{failure::Failure, invoices::Invoices, transport::ShownDate};
@@ -191,7 +191,7 @@ impl Stripe {
         .map_err(|error| failure(&error))?;
         // Without it, the total would be too low.
         if let Some(unreadable) = page.unreadable.first() {
-            return Err(Failure::Unreadable(unreadable.to_string()));
+            return Err(Failure::unreadable(unreadable.to_string()));
         }
         page.items.iter().try_fold(0_i64, |sum, summary| {
             let part = whole_number(summary.aggregated_value)?;
@@ -242,7 +242,7 @@ impl Stripe {
         }
         // It may be the one.
         if let Some(unreadable) = unreadable {
-            return Err(Failure::Unreadable(unreadable.to_string()));
+            return Err(Failure::unreadable(unreadable.to_string()));
         }
         Err(Failure::NoMeter(format!(
             "Stripe has no meter with the event name {event_name:?}"
@@ -264,7 +264,9 @@ fn timed<T>(
         let answer = request.await;
         let outcome = match &answer {
             Ok(_) => StripeOutcome::Ok,
-            Err(RequestError::Answered { .. }) => StripeOutcome::Error,
+            Err(RequestError::Answered { status, .. }) if !is_undecided_status(*status) => {
+                StripeOutcome::Error
+            }
             Err(_) => StripeOutcome::NoAnswer,
         };
         if otlp::is_on() {

@@ -144,7 +144,7 @@ impl Stripe {
             Err(RequestError::Unreadable(_)) => {
                 metrics::stripe_unreadable(SUBSCRIPTION);
                 let why = format!("{SUBSCRIPTION} {id} cannot be read");
-                Err(Failure::Unreadable(why))
+                Err(Failure::unreadable(why))
             }
             Err(error) => Err(failure(&error)),
         }

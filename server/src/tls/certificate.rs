@@ -1,7 +1,10 @@
 //! What a certificate says.
 
-use rustls::pki_types::CertificateDer;
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _,
+    revocation_list::CertificateRevocationList,
+};
 
 use crate::domain::client_certificate::ClientCertificate;
 
@@ -14,6 +17,13 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String>
 /// When it expires, in seconds of Unix time.
 pub(super) fn expires_at(der: &CertificateDer<'_>) -> Result<i64, String> {
     parse(der).map(|certificate| certificate.validity().not_after.timestamp())
+}
+
+/// When the next version of a list of revoked certificates is due, in seconds of Unix time; absent if it does not say.
+pub(super) fn next_update(der: &CertificateRevocationListDer<'_>) -> Result<Option<i64>, String> {
+    CertificateRevocationList::from_der(der)
+        .map(|(_, list)| list.next_update().map(|at| at.timestamp()))
+        .map_err(|_| "a list cannot be read".to_owned())
 }
 
 /// Whom a client's certificate names, and when it expires, in seconds of Unix time.

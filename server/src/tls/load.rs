@@ -46,6 +46,8 @@ pub(super) struct Loaded {
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// In seconds of Unix time.
     pub(super) expires_at: i64,
+    /// When the first of the lists of revoked certificates is out of date, in seconds of Unix time; absent without lists.
+    pub(super) lists_expire_at: Option<i64>,
 }
 
 /// Reads all files.
@@ -92,7 +94,9 @@ pub(super) fn load(contents: &Contents) -> Result<Loaded, String> {
     let expires_at = certificate::expires_at(own).map_err(|why| format!("{CERTIFICATE}: {why}"))?;
     let key = PrivateKeyDer::from_pem_slice(&contents.key)
         .map_err(|error| pem_error(KEY, "private key", &error))?;
-    let verifier = verifier(contents, &provider)?;
+    let lists = lists(contents)?;
+    let lists_expire_at = lists_expire_at(&lists)?;
+    let verifier = verifier(contents, lists, &provider)?;
     let settings = |alpn: &[&[u8]], verifier: Option<&Arc<dyn ClientCertVerifier>>| {
         let (chain, key) = (chain.clone(), key.clone_key());
         server_config(&provider, (chain, key), verifier, alpn)
@@ -104,6 +108,7 @@ pub(super) fn load(contents: &Contents) -> Result<Loaded, String> {
         anonymous_http1: settings(&[b"http/1.1"], None)?,
         verifier,
         expires_at,
+        lists_expire_at,
     })
 }
 
@@ -139,6 +144,7 @@ fn server_config(
 /// refused.
 fn verifier(
     contents: &Contents,
+    lists: Vec<CertificateRevocationListDer<'static>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
     let Some(authorities) = &contents.client_ca else {
@@ -155,20 +161,36 @@ fn verifier(
     }
     let mut builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    if let Some(lists) = &contents.client_crl {
-        let lists: Vec<CertificateRevocationListDer<'static>> =
-            CertificateRevocationListDer::pem_slice_iter(lists)
-                .collect::<Result<_, _>>()
-                .map_err(|error| pem_error(CLIENT_CRL, "list", &error))?;
-        if lists.is_empty() {
-            return Err(format!("{CLIENT_CRL}: the file has no list"));
-        }
+    if !lists.is_empty() {
         builder = builder.with_crls(lists);
     }
     let verifier = builder
         .build()
         .map_err(|error| format!("{CLIENT_CRL}: {error}"))?;
     Ok(Some(verifier))
+}
+
+/// The lists of revoked certificates; none without the setting.
+fn lists(contents: &Contents) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let Some(pem) = &contents.client_crl else {
+        return Ok(Vec::new());
+    };
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| pem_error(CLIENT_CRL, "list", &error))?;
+    if lists.is_empty() {
+        return Err(format!("{CLIENT_CRL}: the file has no list"));
+    }
+    Ok(lists)
+}
+
+fn lists_expire_at(lists: &[CertificateRevocationListDer<'static>]) -> Result<Option<i64>, String> {
+    let mut first: Option<i64> = None;
+    for list in lists {
+        let at = certificate::next_update(list).map_err(|why| format!("{CLIENT_CRL}: {why}"))?;
+        first = [first, at].into_iter().flatten().min();
+    }
+    Ok(first)
 }
 
 fn certificates(setting: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

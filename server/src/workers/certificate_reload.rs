@@ -21,9 +21,14 @@ pub(crate) struct CertificateReload(Arc<Tls>);
 
 impl CertificateReload {
     pub(crate) fn new(tls: Arc<Tls>) -> Self {
-        metrics::certificate_expires(tls.expires_at());
+        show_expiry(&tls);
         Self(tls)
     }
+}
+
+fn show_expiry(tls: &Tls) {
+    metrics::certificate_expires(tls.expires_at());
+    metrics::revocation_lists_expire(tls.lists_expire_at());
 }
 
 impl Job for CertificateReload {
@@ -45,7 +50,7 @@ impl Job for CertificateReload {
         match reload.map_err(|error| Error::Internal(Box::new(error)))? {
             Reload::Unchanged => {}
             Reload::Changed => {
-                metrics::certificate_expires(self.0.expires_at());
+                show_expiry(&self.0);
                 tracing::info!("new files of TLS are in use");
             }
             Reload::Refused { why, is_known } => {

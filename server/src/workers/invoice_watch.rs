@@ -14,17 +14,16 @@ use crate::{
     store::Store,
 };
 
-/// Differences change about once an hour.
-const INTERVAL: Duration = Duration::from_mins(1);
-
 /// Shows what is open.
 pub(crate) struct InvoiceWatch {
     store: Store,
+    /// How often it reads.
+    every: Duration,
 }
 
 impl InvoiceWatch {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Store, every: Duration) -> Self {
+        Self { store, every }
     }
 }
 
@@ -32,7 +31,7 @@ impl Job for InvoiceWatch {
     fn spec(&self) -> Spec {
         Spec {
             name: "invoice watch",
-            interval: INTERVAL,
+            interval: self.every,
             turn: Turn::EveryReplica,
             wake: Wake::default(),
         }

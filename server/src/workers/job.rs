@@ -58,6 +58,13 @@ pub(crate) enum Turn {
     Recorded { first: FirstRun },
 }
 
+impl Turn {
+    /// Whether only the holder of the job's lease runs it.
+    pub(crate) fn needs_lease(self) -> bool {
+        matches!(self, Self::OneReplica | Self::Recorded { .. })
+    }
+}
+
 /// When a job runs for the first time on a new database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstRun {

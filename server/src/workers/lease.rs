@@ -75,6 +75,13 @@ impl HeldLease {
         held
     }
 
+    /// Shows in the metrics whether this replica certainly has it.
+    pub(super) fn show(&self) {
+        let now = Instant::now();
+        let is_held = self.state().ours.is_some_and(|ours| now < ours.until);
+        metrics::lease_held(self.job, is_held);
+    }
+
     async fn try_to_hold(&self) -> Result<bool> {
         let now = Instant::now();
         let ours = self.state().ours;
@@ -98,12 +105,16 @@ impl HeldLease {
             sleep_until(ours.prolong_at).await;
             match self.prolong().await {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => {
+                    metrics::lease_held(self.job, false);
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(job = self.job, %error, "a lease could not be extended");
                     let now = Instant::now();
                     if now >= ours.until {
                         self.state().ours = None;
+                        metrics::lease_held(self.job, false);
                         return;
                     }
                     let prolong_at = now.checked_add(HEARTBEAT_RETRY).unwrap_or(now);

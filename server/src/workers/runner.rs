@@ -23,6 +23,7 @@ use crate::{
     clock::Moves,
     domain::{MINUTE_MS, Millis},
     error::{Error, Result},
+    metrics,
     store::Store,
 };
 
@@ -66,6 +67,10 @@ impl Runner {
         let (checked, first_check) = oneshot::channel();
         let spec = job.spec();
         let name = spec.name;
+        if spec.turn.needs_lease() {
+            // Its series is there before its first turn.
+            metrics::lease_held(name, false);
+        }
         let driver = Driver {
             lease: HeldLease::new(self.store.clone(), name, self.replica.clone()),
             job,
@@ -176,6 +181,10 @@ impl<J: Job> Driver<J> {
                 }
                 Err(_) => {
                     failures = failures.saturating_add(1);
+                    if self.spec.turn.needs_lease() {
+                        // While the database does not respond, nothing extends it.
+                        self.lease.show();
+                    }
                     // A wake-up shortens the backoff only to the interval, so that a failing job never runs in a busy
                     // loop.
                     let interval = self.spec.interval;

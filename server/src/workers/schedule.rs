@@ -8,7 +8,7 @@ use croner::{
     parser::{CronParser, Seconds},
 };
 
-use crate::domain::{DAY_MS, Millis, violation::quoted};
+use crate::domain::{DAY_MS, HOUR_MS, Millis, violation::quoted};
 
 /// A cron expression and its time zone.
 #[derive(Clone, Debug)]
@@ -70,6 +70,37 @@ impl Schedule {
         longest
     }
 
+    /// The longest time between two runs in the month before a moment and the month after it, at most a month. It is exact
+    /// from an hour on. An alert on a missing run compares with it.
+    pub(crate) fn longest_gap_around(&self, now: Millis) -> Millis {
+        /// A step moves on by an hour or more, so the limit is never reached.
+        const MAX_STEPS: u32 = 2 * 31 * 24 + 1;
+        const MONTH_MS: Millis = 31 * DAY_MS;
+        let until = now.saturating_add(MONTH_MS);
+        let (mut at, mut longest) = (now.saturating_sub(MONTH_MS), 0);
+        for _ in 0..MAX_STEPS {
+            let next = self.next_after(at);
+            let Some((before, next)) = next.and_then(|next| Some((self.last_before(next)?, next)))
+            else {
+                return MONTH_MS;
+            };
+            longest = Ord::max(longest, next.saturating_sub(before));
+            // Every gap of more than an hour is stepped into.
+            at = Ord::max(next, at.saturating_add(HOUR_MS));
+            if at >= until {
+                break;
+            }
+        }
+        longest.min(MONTH_MS)
+    }
+
+    /// The last scheduled time before a time.
+    fn last_before(&self, moment: Millis) -> Option<Millis> {
+        let local = DateTime::from_timestamp_millis(moment)?.with_timezone(&self.zone);
+        let last = self.cron.find_previous_occurrence(&local, false).ok()?;
+        Some(last.timestamp_millis())
+    }
+
     /// Whether a run is due if the last one was at `last`. Several missed runs are made up for by one.
     pub(crate) fn is_due(&self, last: Millis, now: Millis) -> bool {
         self.next_after(last).is_some_and(|next| next <= now)
@@ -79,7 +110,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::HOUR_MS;
+    use crate::domain::MINUTE_MS;
 
     fn at(text: &str) -> Millis {
         DateTime::parse_from_rfc3339(text)
@@ -134,6 +165,33 @@ mod tests {
             };
             assert_eq!(gap, expected, "{expression}");
         }
+    }
+
+    #[test]
+    fn the_longest_gap_around_a_moment_contains_the_one_it_is_in() {
+        for (expression, minutes) in [
+            ("0 0 * * *", 24 * 60),
+            ("0 * * * *", 60),
+            ("*/15 * * * *", 15),
+            // From Friday at 17:59:50 until Monday at 9.
+            ("*/10 * 9-17 * * 1-5", 63 * 60),
+            // A whole month, whenever it is asked.
+            ("0 0 1 * *", 31 * 24 * 60),
+            ("0 0 29 2 *", 31 * 24 * 60),
+        ] {
+            let schedule = Schedule::parse(expression, "UTC").unwrap();
+            for now in [
+                "2026-01-02T12:00:00Z",
+                "2026-03-05T00:00:00Z",
+                "2026-03-30T23:59:00Z",
+            ] {
+                let gap = schedule.longest_gap_around(at(now));
+                assert_eq!(gap.div_euclid(MINUTE_MS), minutes, "{expression} {now}");
+            }
+        }
+        let daily = Schedule::parse("0 0 * * *", "Europe/Vienna").unwrap();
+        let gap = daily.longest_gap_around(at("2026-10-20T12:00:00Z"));
+        assert_eq!(gap, 25 * HOUR_MS, "a day on which clocks are set back");
     }
 
     /// The schedule of tests without scheduled runs.

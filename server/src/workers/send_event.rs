@@ -41,6 +41,8 @@ pub(super) struct Ended {
     pub(super) send_result: SendResult,
     /// What must not be sent for a while, if anything.
     pub(super) pause: Option<Pause>,
+    /// Whether Stripe decided about an event, so that it accepts the key for events.
+    pub(super) is_key_accepted: bool,
 }
 
 impl Ended {
@@ -56,6 +58,16 @@ impl Ended {
                 next_attempt_at: 0,
             },
             pause: None,
+            is_key_accepted: false,
+        }
+    }
+
+    /// A report that was looked for at Stripe.
+    pub(super) fn looked_up(send_result: SendResult) -> Self {
+        Self {
+            send_result,
+            pause: None,
+            is_key_accepted: false,
         }
     }
 }
@@ -179,6 +191,15 @@ impl Requests {
                 next_attempt_at,
             },
             pause,
+            is_key_accepted: is_key_accepted(&answer),
         }
+    }
+}
+
+/// Whether an answer about an event shows that Stripe accepts the key.
+fn is_key_accepted(answer: &Result<Sent, Failure>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(failure) => !failure.is_undecided() && !matches!(failure, Failure::Denied(_)),
     }
 }

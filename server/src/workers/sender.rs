@@ -31,7 +31,7 @@ use crate::{
         stream::Stream,
     },
     error::Result,
-    metrics,
+    metrics::{self, PausedBy},
     store::{
         other_meters::OtherMetersCursor,
         send_queue::{Rules, SendResult, Task},
@@ -54,6 +54,8 @@ const RATE_WAIT_SECS: u32 = 5;
 const KEY_REFUSED: &str = "Stripe rejects the secret key";
 /// The minimum number of streams that one query reads.
 const MIN_PAGE: usize = 64;
+/// How often the database gets the time at which Stripe last accepted an event.
+const NOTE_ACCEPTED_EVERY: Duration = Duration::from_secs(5);
 /// The queries of one run. A stream is found once for each time by which its reports should be sent, which are about 35
 /// at most.
 const MAX_PAGES: u32 = 36;
@@ -95,6 +97,8 @@ pub(crate) struct Sender {
     mark: SenderMark,
     /// After a failed check of the account or the mark: when to check again, and the number of failures in a row.
     check_again: Option<(Instant, i32)>,
+    /// When the database last got the time at which Stripe accepted an event.
+    noted_accepted: Option<Instant>,
 }
 
 impl Sender {
@@ -121,6 +125,7 @@ impl Sender {
             explained: None,
             mark: SenderMark::default(),
             check_again: None,
+            noted_accepted: None,
         }
     }
 
@@ -231,23 +236,22 @@ impl Sender {
                     report,
                     may_have_arrived,
                 } => Ended::unsent(report, may_have_arrived),
-                Task::CheckDelivery(report) => Ended {
-                    send_result: requests.check_delivery(&stream, report).await,
-                    pause: None,
-                },
+                Task::CheckDelivery(report) => {
+                    Ended::looked_up(requests.check_delivery(&stream, report).await)
+                }
                 Task::LookUp {
                     report,
                     restored_at,
-                } => Ended {
-                    send_result: requests.look_up(&stream, report, restored_at).await,
-                    pause: None,
-                },
+                } => Ended::looked_up(requests.look_up(&stream, report, restored_at).await),
             }
         });
     }
 
     fn take_ended(&mut self, ended: Vec<(Stream, Ended)>, now: Millis) {
         for (stream, ended) in ended {
+            if ended.is_key_accepted {
+                metrics::sending_paused(PausedBy::RefusedKey, false);
+            }
             if ended.pause.is_none() {
                 self.unknown_meters.remove(&stream.meter);
             }
@@ -285,13 +289,20 @@ impl Sender {
         }
         let store = &self.requests.store;
         store.record_results(&self.unrecorded, now).await?;
+        let mut is_accepted = false;
         for result in self.unrecorded.drain(..) {
             metrics::count_transition(result.transition.as_ref());
-            if result.transition == Some(Transition::Accept) {
-                metrics::accepted_at(now);
-            }
+            is_accepted |= result.transition == Some(Transition::Accept);
         }
         self.signals.progress.notify_waiters();
+        if is_accepted {
+            metrics::accepted_at(now);
+            let is_noted = |at: Instant| at.elapsed() < NOTE_ACCEPTED_EVERY;
+            if !self.noted_accepted.is_some_and(is_noted) {
+                self.requests.store.note_accepted(now).await?;
+                self.noted_accepted = Some(Instant::now());
+            }
+        }
         Ok(())
     }
 
@@ -309,6 +320,7 @@ impl Sender {
                         "Stripe rejects the secret key: nothing is sent; check STRIPE_SECRET_KEY"
                     );
                 }
+                metrics::sending_paused(PausedBy::RefusedKey, true);
                 self.paused_until = Some(until);
                 self.pause_reason = Some(KEY_REFUSED.to_owned());
             }

@@ -59,6 +59,29 @@ fn assert_selectors_exist(rules: &str, exported: &str) {
     assert!(selected > 15, "{selected}");
 }
 
+/// The rows of the page name the alerts on their metrics, and no others.
+fn assert_alerts_are_documented(rules: &str, page: &str) {
+    let mut expected = BTreeSet::new();
+    for rule in rules.split("- alert: ").skip(1) {
+        let (alert, rest) = rule.split_once('\n').unwrap();
+        let expr = rest.lines().find(|line| line.trim().starts_with("expr:"));
+        let metrics = named(expr.unwrap());
+        expected.extend(metrics.into_iter().map(|metric| (metric, alert)));
+    }
+    let mut found = BTreeSet::new();
+    for row in page.lines().filter(|line| line.starts_with("| `usage_")) {
+        let (metric, _) = row.trim_start_matches("| `").split_once('`').unwrap();
+        let words = row.split('`').filter(|word| word.starts_with("Usage"));
+        found.extend(words.map(|alert| (metric, alert)));
+    }
+    // Others only hold while usage is reported.
+    let is_condition = |(metric, alert): &(&str, &str)| {
+        *metric == "usage_reporting_enabled" && *alert != "UsageReportingDisabled"
+    };
+    expected.retain(|pair| !is_condition(pair));
+    assert_eq!(found, expected);
+}
+
 async fn alerts_and_documents_name_metrics_that_exist(world: World) {
     let text = poll("the first figures of the database", async || {
         let (status, text) = world.http_get("/metrics").await;
@@ -93,6 +116,7 @@ async fn alerts_and_documents_name_metrics_that_exist(world: World) {
         assert!(unknown.is_empty(), "{path} names {unknown:?}");
     }
     assert_selectors_exist(&file("server/deploy/prometheus/alerts.yml"), &text);
+    assert_alerts_are_documented(&file("server/deploy/prometheus/alerts.yml"), &documented);
     // Each alert has a paragraph.
     let runbook = file("server/docs/runbook.md");
     let alerts = file("server/deploy/prometheus/alerts.yml");

@@ -10,7 +10,7 @@ use crate::{
     account_check::identify,
     domain::{Millis, pause::PauseReason},
     error::Result,
-    metrics,
+    metrics::{self, PausedBy},
     store::sending_state::Sending,
     stripe::Failure,
     workers::{
@@ -71,7 +71,10 @@ impl Sender {
                 Checked::Failed(failure) => return self.check_failed(&failure).await,
             }
         }
-        self.check_again = None;
+        if self.check_again.take().is_some() {
+            // The check may have failed because of the key.
+            metrics::sending_paused(PausedBy::RefusedKey, false);
+        }
         Ok(true)
     }
 
@@ -119,7 +122,8 @@ impl Sender {
         let refusal = self.requests.stripe.refusal();
         let is_other = matches!(refusal, Some(Failure::Denied(_)));
         let why = sending.paused.map(|why| why.to_string());
-        metrics::sending_paused(why.is_some() || is_other);
+        metrics::sending_paused(PausedBy::Database, why.is_some());
+        metrics::sending_paused(PausedBy::OtherAccount, is_other);
         let Some(why) = why.or_else(|| refusal.map(|failure| failure.message().to_owned())) else {
             self.has_logged_pause = false;
             return Ok(None);

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{DAY_MS, HOUR_MS, MINUTE_MS, Millis, meter::Meters, stream::Stream},
-    error::Result,
+    error::{Error, Result},
     store::{Store, verification::UnverifiedDay},
     stripe::{Failure, Stripe},
 };
@@ -29,6 +29,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const DAYS_PER_PAGE: u64 = 1_000;
 /// The maximum number of requests to Stripe per run. The next run continues where the last one ended.
 const READS_PER_RUN: u32 = 5_000;
+/// A run in which Stripe answers nothing ends after this many streams. The next one goes on after them.
+const MAX_UNANSWERED: u32 = 10;
 /// Older events are on final invoices and no longer verified.
 const MAX_AGE_MS: Millis = 70 * DAY_MS;
 
@@ -49,6 +51,27 @@ struct Run {
     reads_left: u32,
     /// `None` before the first stream and after the last one.
     cursor: Option<Stream>,
+    /// The number of requests that Stripe answered.
+    answered: u32,
+    /// The number of streams that could not be verified because it did not, and why the last one could not.
+    unanswered: u32,
+    failure: Option<Failure>,
+}
+
+impl Run {
+    /// Whether the run compared anything, or had nothing to compare.
+    ///
+    /// # Errors
+    /// Stripe answered nothing that was asked: the run must not count as one.
+    fn result(&self) -> Result<()> {
+        match &self.failure {
+            Some(failure) if self.answered == 0 => {
+                let why = failure.message().to_owned();
+                Err(Error::StripeUnavailable(why))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why the verification of a stream stopped.
@@ -59,11 +82,11 @@ enum Stopped {
     /// The run has used up its requests.
     BudgetExhausted,
     ShuttingDown,
-    Store(crate::error::Error),
+    Store(Error),
 }
 
-impl From<crate::error::Error> for Stopped {
-    fn from(error: crate::error::Error) -> Self {
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
         Self::Store(error)
     }
 }
@@ -109,22 +132,32 @@ impl Verifier {
                             requests = READS_PER_RUN,
                             "verification has made as many requests to Stripe as one run may; the next run continues"
                         );
-                        return Ok(());
+                        return run.result();
                     }
                     Err(Stopped::Store(error)) => return Err(error),
                     Err(Stopped::Stripe(Failure::Denied(why))) => {
-                        tracing::error!(%why, "Stripe rejects the secret key: nothing is verified; check STRIPE_SECRET_KEY");
-                        return Ok(());
+                        // The runner tells of it once.
+                        return Err(Error::StripeUnavailable(format!(
+                            "nothing is verified, check STRIPE_SECRET_KEY: {why}"
+                        )));
                     }
                     Err(Stopped::Stripe(failure)) => {
                         tracing::warn!(customer = %stream.customer, meter = %stream.meter, why = failure.message(), "a customer's usage could not be verified");
+                        // What Stripe says of one customer says nothing of the others.
+                        if !matches!(failure, Failure::NoCustomer(_) | Failure::Refused(_)) {
+                            run.unanswered = run.unanswered.saturating_add(1);
+                            run.failure = Some(failure);
+                        }
                     }
                 }
                 run.cursor = Some(stream);
+                if run.answered == 0 && run.unanswered >= MAX_UNANSWERED {
+                    return run.result();
+                }
             }
             if is_last {
                 run.cursor = None;
-                return Ok(());
+                return run.result();
             }
             // A crash loses at most one page.
             self.store.set_cursor(NAME, run.cursor.as_ref()).await?;
@@ -146,7 +179,11 @@ impl Verifier {
             total.await
         };
         let read = self.shutdown.run_until_cancelled(read).await;
-        read.ok_or(Stopped::ShuttingDown)?.map_err(Stopped::Stripe)
+        let read = read.ok_or(Stopped::ShuttingDown)?;
+        if read.is_ok() {
+            run.answered = run.answered.saturating_add(1);
+        }
+        read.map_err(Stopped::Stripe)
     }
 }
 
@@ -180,6 +217,9 @@ impl Job for Verifier {
             is_requested,
             reads_left: READS_PER_RUN,
             cursor,
+            answered: 0,
+            unanswered: 0,
+            failure: None,
         };
         let begun_after = run.cursor.clone();
         let mut done = self.verify_all(&mut run).await;
