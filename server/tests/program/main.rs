@@ -9,6 +9,10 @@
 )]
 
 mod abuse;
+mod alerts;
+#[path = "../../../tests/it/support/certificates.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod certificates;
 mod commands;
 mod connections;
 mod connections_of_address;

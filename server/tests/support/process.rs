@@ -156,12 +156,20 @@ impl Process {
 
     /// The increments that the server has and has not answered. The server must have been started with [`HTTP`].
     pub(crate) async fn waiting_increments(&self) -> usize {
-        let address = self.http_address().expect("a socket for HTTP");
-        let metrics = within("metrics", read_metrics(&address)).await.unwrap();
+        let metrics = within("metrics", self.metrics()).await;
         let value = metrics
             .lines()
             .find_map(|line| line.strip_prefix("usage_waiting_increments "));
         value.expect("the metric").parse().expect("a number")
+    }
+
+    /// The metrics as text. The server must have been started with [`HTTP`].
+    pub(crate) async fn metrics(&self) -> String {
+        let address = self.http_address().expect("a socket for HTTP");
+        let answer = read_metrics(&address).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        assert!(head.contains(" 200 "), "{head}");
+        body.to_owned()
     }
 
     /// The log since the start.

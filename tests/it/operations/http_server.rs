@@ -16,7 +16,7 @@ use usage_server::Listeners;
 use super::webhooks::{assert_status, event};
 use crate::support::world::{
     World,
-    http::{SECRET, http_get, http_post},
+    http::{SECRET, http_get, http_post, metric},
     on_both_engines, on_postgres, on_sqlite, parse_config, within,
 };
 
@@ -43,6 +43,17 @@ async fn health_and_metrics_are_served(world: World) {
     assert_eq!(world.http_get("/health/ready").await.0, 200);
     assert_eq!(world.http_get("/elsewhere").await.0, 404);
     assert_eq!(world.http_get("/webhooks/stripe").await.0, 405);
+    let grows = [
+        r#"usage_increments_total{outcome="counted"}"#,
+        r#"usage_calls_refused_total{reason="INVALID_FIELD"}"#,
+        r#"usage_commit_increments_bucket{le="8192"}"#,
+        "usage_commit_seconds_count",
+        r#"usage_reports_total{transition="accepted"}"#,
+        r#"usage_stripe_request_seconds_count{call="meter_event"}"#,
+        r#"usage_webhooks_total{outcome="stored"}"#,
+        r#"usage_webhooks_total{outcome="malformed_signature"}"#,
+    ];
+    let (_, before) = world.http_get("/metrics").await;
     world
         .link_to_new_customer("acct-in-no-label", "cus_in_no_label")
         .await;
@@ -59,15 +70,11 @@ async fn health_and_metrics_are_served(world: World) {
     assert!(refused.is_err());
     let (status, metrics) = world.http_get("/metrics").await;
     assert_eq!(status, 200);
+    for series in grows {
+        let (before, after) = (metric(&before, series), metric(&metrics, series));
+        assert!(after > before, "{series} is {after} and was {before}");
+    }
     for line in [
-        r#"usage_increments_total{outcome="counted"} "#,
-        r#"usage_calls_refused_total{reason="INVALID_FIELD"} "#,
-        r#"usage_commit_increments_bucket{le="8192"} "#,
-        "usage_commit_seconds_count ",
-        r#"usage_reports_total{transition="accepted"} "#,
-        r#"usage_stripe_request_seconds_count{call="meter_event"} "#,
-        r#"usage_webhooks_total{outcome="stored"} "#,
-        r#"usage_webhooks_total{outcome="malformed_signature"} "#,
         "# HELP usage_webhooks_total ",
         "# TYPE usage_commit_seconds histogram",
     ] {

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rcgen::{
@@ -78,6 +79,14 @@ impl Authority {
         self.sign_as(params)
     }
 
+    /// One that expires at a time, in seconds of Unix time.
+    #[allow(dead_code, reason = "only the tests of the program use it")]
+    pub(crate) fn sign_until(&self, name: &str, expires_at: u64) -> Identity {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(expires_at);
+        self.sign_as(params)
+    }
+
     fn sign_as(&self, mut params: CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let serial = SerialNumber::from(uuid::Uuid::new_v4().as_bytes().to_vec());
@@ -91,6 +100,12 @@ impl Authority {
 
     /// The list of the certificates that it has revoked.
     pub(crate) fn revoke(&self, revoked: &[&Identity]) -> String {
+        // In the year 2100.
+        self.revoke_until(revoked, 4_102_444_800)
+    }
+
+    /// The same, which is out of date at a time, in seconds of Unix time.
+    pub(crate) fn revoke_until(&self, revoked: &[&Identity], out_of_date_at: u64) -> String {
         let revoked_certs = revoked
             .iter()
             .map(|identity| RevokedCertParams {
@@ -102,7 +117,7 @@ impl Authority {
             .collect();
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2100, 1, 1),
+            next_update: date_time_ymd(1970, 1, 1) + Duration::from_secs(out_of_date_at),
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,
             revoked_certs,

@@ -37,6 +37,8 @@ async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
     world.count("acct", 7, used_at).await;
     world.report_all().await;
     world.stripe().clear_faults().await.unwrap();
+    let differences = r#"usage_invoice_differences_total{finding="no_period"}"#;
+    let before = world.metric(differences).await;
     world.advance_until_found(FOUND).await;
     world.assert_invoiced(&[USED]).await;
     let rows = rows(&world, used_at).await;
@@ -63,14 +65,11 @@ async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
     for part in ["acct", "api_calls", "7 units", "7 reported"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
-    let (_, metrics) = world.http_get("/metrics").await;
-    for metric in [
-        "usage_invoice_differences_total",
-        "usage_invoice_differences_open",
-    ] {
-        let metric = format!(r#"{metric}{{finding="no_period"}}"#);
-        assert!(metrics.contains(&metric), "no {metric}");
-    }
+    assert!(world.metric(differences).await > before);
+    let open = r#"usage_invoice_differences_open{finding="no_period"}"#;
+    world
+        .wait_until("an open difference", async || world.metric(open).await >= 1)
+        .await;
     stays_acknowledged_while_it_moves(&world, used_at, told).await;
     // It is told until a period contains it.
     let database = world.connect_to_database().await;

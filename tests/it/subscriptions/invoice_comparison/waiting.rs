@@ -53,8 +53,11 @@ async fn assert_waits(world: &World, expected: Severity, reason: &str) {
     let told = rows[0].waiting[0].reason.as_deref().unwrap_or_default();
     assert!(told.contains(reason), "{told}");
     assert_eq!(rows[0].waiting[0].period.end, at(END));
-    let (_, metrics) = world.http_get("/metrics").await;
-    assert!(metrics.contains("usage_invoice_comparisons_waiting "));
+    world
+        .wait_until("a waiting comparison", async || {
+            world.metric("usage_invoice_comparisons_waiting").await >= 1
+        })
+        .await;
 }
 
 /// Asserts that the comparison is made once the faults are over.

@@ -66,6 +66,14 @@ impl World {
         http_get(&format!("{}{path}", self.http_url())).await
     }
 
+    /// The value of a series in the metrics, which must be there. All tests of this process share it: a counter shows at
+    /// least what a test did since it read it before.
+    pub(crate) async fn metric(&self, series: &str) -> u64 {
+        let (status, text) = self.http_get("/metrics").await;
+        assert_eq!(status, 200);
+        metric(&text, series)
+    }
+
     /// Sends raw bytes to the HTTP server and returns the first line of the response.
     pub(crate) async fn http_raw(&self, bytes: Vec<u8>) -> String {
         let address = self.http_url().trim_start_matches("http://").to_owned();
@@ -89,6 +97,15 @@ impl World {
 /// Sends a GET request.
 pub(crate) async fn http_get(url: &str) -> Answer {
     answer_of(http_client().get(url)).await
+}
+
+/// The value of a series in the text of metrics.
+pub(crate) fn metric(text: &str, series: &str) -> u64 {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = value.unwrap_or_else(|| panic!("{series} is not in\n{text}"));
+    value.parse().expect("a whole number")
 }
 
 /// Sends a GET request with an API key, if there is one.
