@@ -9,7 +9,6 @@ mod grpc_errors;
 mod grpc_status;
 mod listeners;
 mod request_bodies;
-mod request_rates;
 mod requests;
 mod services;
 mod sockets;
@@ -113,6 +112,7 @@ pub async fn serve(
         authenticator,
     };
     let exporter = listeners
+        rates: services.rates.clone(),
         .show_metrics()
         .then(Exporter::of_process)
         .transpose();

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,11 +25,16 @@ use crate::{
     authentication::Authenticator,
     clock::Clock,
     connections::{Activity, LimitedListener, Protocol, Security},
-    domain::{access::Requirement, method_roles::http_requirement},
+    domain::{
+        access::Requirement,
+        client_certificate::ClientCertificate,
+        http_paths::{HttpPath, HttpSocket},
+    },
     error::Error,
     metrics::{self, Exporter},
     readiness::Readiness,
     request_log::RequestLog,
+    request_rates::RequestRates,
     store::Store,
     workers::wake::Wake,
 };
@@ -50,19 +55,8 @@ pub(crate) struct Http {
     pub(crate) requests: RequestLog,
     /// Who asks for metrics.
     pub(crate) authenticator: Authenticator,
-}
-
-/// Which paths a socket serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Paths {
-    /// Webhooks, health and metrics.
-    All,
-    /// Health and metrics.
-    WithoutWebhooks,
-    /// Health and metrics, for everyone who reaches the socket.
-    Metrics,
-    /// Webhooks alone.
-    Webhooks,
+    /// How often.
+    pub(crate) rates: RequestRates,
 }
 
 struct Shared {
@@ -70,6 +64,7 @@ struct Shared {
     requests: RequestLog,
     exporter: Option<Exporter>,
     authenticator: Authenticator,
+    rates: RequestRates,
     webhooks: Webhooks,
 }
 
@@ -85,6 +80,7 @@ impl HttpServer {
             requests: http.requests.clone(),
             exporter,
             authenticator: http.authenticator.clone(),
+            rates: http.rates.clone(),
             webhooks: Webhooks::new(http),
         }))
     }
@@ -97,37 +93,32 @@ impl HttpServer {
         &self,
         listener: TcpListener,
         security: Security,
-        paths: Paths,
+        socket: HttpSocket,
         shutdown: &CancellationToken,
     ) -> std::io::Result<()> {
         let address = listener.local_addr()?;
-        tracing::info!(%address, ?paths, "serving HTTP");
+        tracing::info!(%address, paths = ?socket, "serving HTTP");
         let listener = LimitedListener::new(listener, Protocol::Http1, security, MAX_CONNECTIONS);
         let closing = listener.close_unwanted();
         tokio::select! {
             never = closing => match never {},
-            () = connections::serve(listener, self.router(paths), shutdown) => Ok(()),
+            () = connections::serve(listener, self.router(socket), shutdown) => Ok(()),
         }
     }
 
-    fn router(&self, paths: Paths) -> Router {
-        let mut router = Router::new();
-        if matches!(paths, Paths::All | Paths::Webhooks) {
-            router = router.route("/webhooks/stripe", post(receive_webhook));
-        }
-        if paths != Paths::Webhooks {
-            router = router
-                .route("/health/live", get(async || "live\n"))
-                .route("/health/ready", get(show_ready))
-                .route("/metrics", get(show_metrics));
-        }
-        let mut router = router.fallback(async || (StatusCode::NOT_FOUND, "not found\n"));
-        // What is public looks no key up.
-        if matches!(paths, Paths::All | Paths::WithoutWebhooks) {
-            let check = middleware::from_fn_with_state(Arc::clone(&self.0), check_access);
-            router = router.layer(check);
-        }
+    /// The paths that the table has for a socket, and no other.
+    fn router(&self, socket: HttpSocket) -> Router {
+        let served = HttpPath::ALL
+            .into_iter()
+            .filter(|path| path.requirement(socket).is_some());
+        let router = served.fold(Router::new(), |router, path| {
+            router.route(path.name(), handler(path))
+        });
+        let shared = Arc::clone(&self.0);
+        let check = middleware::from_fn_with_state((shared, socket), check_access);
         router
+            .fallback(async || not_found())
+            .layer(check)
             .layer(CatchPanicLayer::custom(panicked))
             .layer(middleware::from_fn_with_state(
                 self.0.requests.clone(),
@@ -137,42 +128,80 @@ impl HttpServer {
     }
 }
 
-/// Passes a request on if its path demands nothing, or its caller has the role.
-async fn check_access(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let requirement = match http_requirement(request.uri().path()) {
-        None => return (StatusCode::NOT_FOUND, "not found\n").into_response(),
+fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
+    match path {
+        HttpPath::Live => get(async || "live\n"),
+        HttpPath::Ready => get(show_ready),
+        HttpPath::Metrics => get(show_metrics),
+        HttpPath::StripeWebhooks => post(receive_webhook),
+    }
+}
+
+fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "not found\n").into_response()
+}
+
+/// Passes a request on if its path demands nothing on the socket, or its caller has the role.
+async fn check_access(
+    State((shared, socket)): State<(Arc<Shared>, HttpSocket)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = HttpPath::find(request.uri().path());
+    let requirement = match path.and_then(|path| path.requirement(socket)) {
+        None => return not_found(),
+        // What is public looks no key up.
         Some(Requirement::Nothing) => return next.run(request).await,
         Some(requirement) => requirement,
     };
-    let connection = request.extensions().get::<Arc<Activity>>().cloned();
-    let certificate = connection.as_ref().and_then(|of| of.client_certificate());
-    let authenticator = &shared.authenticator;
-    let caller = authenticator
-        .authenticate(request.headers(), certificate)
-        .await;
-    let allowed = caller.and_then(|caller| {
+    let connection = request.extensions().get::<Arc<Activity>>();
+    let certificate = connection.and_then(|of| of.client_certificate());
+    let allowed = shared.allow(request.headers(), certificate, requirement);
+    match allowed.await {
+        Ok(()) => next.run(request).await,
+        Err(error) => refusal(&error),
+    }
+}
+
+impl Shared {
+    async fn allow(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+        requirement: Requirement,
+    ) -> Result<(), Error> {
+        let caller = self
+            .authenticator
+            .authenticate(headers, certificate)
+            .await?;
+        self.rates.check(&caller)?;
         caller
             .check_role(requirement)
             .and_then(|()| caller.check_everything())
             .map_err(Error::PermissionDenied)
-    });
-    match allowed {
-        Ok(()) => next.run(request).await,
-        Err(error) => {
-            let status = match error {
-                Error::Unauthenticated => StatusCode::UNAUTHORIZED,
-                Error::PermissionDenied(_) => StatusCode::FORBIDDEN,
-                _ => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            (status, format!("{error}\n")).into_response()
-        }
     }
+}
+
+fn refusal(error: &Error) -> Response {
+    let status = match error {
+        Error::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Error::PermissionDenied(_) => StatusCode::FORBIDDEN,
+        Error::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut answer = (status, format!("{error}\n")).into_response();
+    if let Error::TooManyRequests { retry_after, .. } = error {
+        // In whole seconds, and never sooner than it may be sent again.
+        let secs = HeaderValue::from(retry_after.as_secs().saturating_add(1));
+        answer.headers_mut().insert(header::RETRY_AFTER, secs);
+    }
+    answer
 }
 
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> Response {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
     let Some(exporter) = &shared.exporter else {
-        return (StatusCode::NOT_FOUND, "not found\n").into_response();
+        return not_found();
     };
     metrics::waiting_increments(shared.readiness.waiting_increments());
     ([(header::CONTENT_TYPE, TEXT)], exporter.render()).into_response()

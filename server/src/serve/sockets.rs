@@ -21,8 +21,9 @@ use super::{
 use crate::{
     config::Config,
     connections::{LimitedListener, Protocol, Security},
+    domain::http_paths::HttpSocket,
     error::Error,
-    http::{Http, HttpServer, Paths},
+    http::{Http, HttpServer},
     metrics::{Calls, Exporter},
     request_log::RequestLog,
     tls::{Clients, Tls},
@@ -157,23 +158,23 @@ async fn serve_http(
         _ => {}
     }
     let server = HttpServer::new(http, exporter);
-    let paths = if webhooks.is_some() {
-        Paths::WithoutWebhooks
+    let main = if webhooks.is_some() {
+        HttpSocket::WithoutWebhooks
     } else {
-        Paths::All
+        HttpSocket::All
     };
-    let serve = async |listener: Option<TcpListener>, paths, clients| match listener {
+    let serve = async |listener: Option<TcpListener>, socket, clients| match listener {
         Some(listener) => {
             let security = security(tls, clients);
-            server.serve(listener, security, paths, shutdown).await
+            server.serve(listener, security, socket, shutdown).await
         }
         None => Ok(()),
     };
     let serving = async {
         tokio::try_join!(
-            serve(all, paths, Clients::Authenticated),
-            serve(webhooks, Paths::Webhooks, Clients::Anonymous),
-            serve(metrics, Paths::Metrics, Clients::Anonymous),
+            serve(all, main, Clients::Authenticated),
+            serve(webhooks, HttpSocket::Webhooks, Clients::Anonymous),
+            serve(metrics, HttpSocket::Metrics, Clients::Anonymous),
         )
     };
     tokio::select! {
