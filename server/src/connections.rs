@@ -33,7 +33,7 @@ use self::refusals::{Reason, Refusals};
 pub(crate) use self::{
     activity::{Activity, Call},
     connection::Connection,
-    held_bytes::HeldBytes,
+    held_bytes::{HeldBytes, OwnBytes},
     opening::Security,
     unread::Unread,
 };

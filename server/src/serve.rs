@@ -3,11 +3,13 @@
 mod access;
 mod answers;
 mod call_metrics;
+mod call_places;
 mod error;
 mod first_key;
 mod grpc_errors;
 mod grpc_status;
 mod listeners;
+mod pools;
 mod request_bodies;
 mod requests;
 mod services;
@@ -110,9 +112,9 @@ pub async fn serve(
         webhook_stored: services.signals.webhook.clone(),
         requests: RequestLog::new(config.log.log_requests),
         authenticator,
+        rates: services.rates.clone(),
     };
     let exporter = listeners
-        rates: services.rates.clone(),
         .show_metrics()
         .then(Exporter::of_process)
         .transpose();
@@ -130,6 +132,8 @@ pub async fn serve(
     let http = (http, exporter);
     let ended_at = note_end(&ending);
     let sockets = serve_sockets(listeners, &config, tls.as_ref(), rpc, http, &ending);
+    // Too large for a stack.
+    let sockets = Box::pin(sockets);
     let result = serve_watched(sockets, &mut runner, &mut writers, &store, &ending).await;
     ending.cancel();
     let since = ended_at.await.unwrap_or_else(|_| Instant::now());

@@ -16,32 +16,35 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use moka::sync::Cache;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::sockets::MAX_MESSAGE_BYTES;
-use crate::{
-    connections::{Activity, HeldBytes},
-    domain::{access::Caller, caller_id::CallerId},
-    error::Error,
+use super::{
+    pools::{Limits, Pools, Share},
+    sockets::MAX_MESSAGE_BYTES,
 };
+use crate::{connections::Activity, domain::access::Caller, error::Error};
 
-/// Bytes of unfinished requests of all callers, and of one.
-const MAX_BYTES: usize = 128 * 1024 * 1024;
-const MAX_OF_CALLER: usize = 32 * 1024 * 1024;
-/// Bytes of a caller's small requests. The last part of `MAX_BYTES` is kept for them, so that callers of large requests
-/// leave room for the others.
+/// Bytes of unfinished requests. The last part is kept for callers of small ones, so that callers of large requests leave
+/// room for the others.
+const OF_CALLERS: Limits = Limits {
+    all: 128 * 1024 * 1024,
+    of_caller: 32 * 1024 * 1024,
+    small: SMALL_BYTES,
+    kept_for_small: 16 * 1024 * 1024,
+    always: 0,
+};
+/// Those of calls for which no caller is looked up, such as health checks.
+const OF_STRANGERS: Limits = Limits {
+    all: 8 * 1024 * 1024,
+    of_caller: SMALL_BYTES,
+    small: SMALL_BYTES,
+    kept_for_small: 0,
+    always: 0,
+};
 const SMALL_BYTES: usize = 64 * 1024;
-const KEPT_FOR_SMALL: usize = 16 * 1024 * 1024;
-/// Bytes of unfinished requests of all whose callers are not looked up, such as of health checks. Whoever can reach the
-/// socket can send them, so they take nothing from the others.
-const MAX_OF_STRANGERS: usize = 8 * 1024 * 1024;
-/// Callers that are remembered, for longer than a request may take to arrive.
-const REMEMBERED_CALLERS: u64 = 100_000;
-const FORGET_AFTER: Duration = Duration::from_mins(2);
 /// What begins a message in gRPC.
 const PREFIX_BYTES: usize = 5;
 /// How long a message may take to arrive.
@@ -49,22 +52,11 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Limits the requests to the services that it wraps.
 #[derive(Clone, Debug)]
-pub(super) struct RequestLimit {
-    all: Arc<Pool>,
-    strangers: Arc<Pool>,
-    callers: Cache<CallerId, Arc<HeldBytes>>,
-}
+pub(super) struct RequestLimit(Pools);
 
 impl Default for RequestLimit {
     fn default() -> Self {
-        Self {
-            all: Arc::new(Pool::new(MAX_BYTES, MAX_OF_CALLER, KEPT_FOR_SMALL)),
-            strangers: Arc::new(Pool::new(MAX_OF_STRANGERS, SMALL_BYTES, 0)),
-            callers: Cache::builder()
-                .max_capacity(REMEMBERED_CALLERS)
-                .time_to_idle(FORGET_AFTER)
-                .build(),
-        }
+        Self(Pools::new(OF_CALLERS, OF_STRANGERS))
     }
 }
 
@@ -105,95 +97,16 @@ where
         // A caller of reflection asks when it likes.
         let is_stream = request.uri().path().starts_with("/grpc.reflection.");
         let caller = request.extensions().get::<Arc<Caller>>();
-        let own = match caller.and_then(|caller| CallerId::of(caller)) {
-            Some(id) => self.limit.callers.get_with(id, Arc::default),
-            None => Arc::clone(connection.unfinished()),
-        };
-        let pool = if caller.is_some() {
-            &self.limit.all
-        } else {
-            &self.limit.strangers
-        };
-        let held = Held {
-            own,
-            pool: Arc::clone(pool),
-            bytes: 0,
-        };
+        let held = (self.limit.0).share(caller.map(AsRef::as_ref), connection.unfinished());
         let limited = |body| Body::new(LimitedBody::new(body, held, is_stream));
         self.inner.call(request.map(limited))
-    }
-}
-
-/// Bytes of many callers, with their limit.
-#[derive(Debug)]
-struct Pool {
-    held: HeldBytes,
-    limit: usize,
-    /// The limit of one caller.
-    of_caller: usize,
-    /// The part of the limit that is for callers with small requests.
-    kept_for_small: usize,
-}
-
-impl Pool {
-    fn new(limit: usize, of_caller: usize, kept_for_small: usize) -> Self {
-        Self {
-            held: HeldBytes::default(),
-            limit,
-            of_caller,
-            kept_for_small,
-        }
-    }
-}
-
-/// Bytes that count until this is dropped.
-struct Held {
-    own: Arc<HeldBytes>,
-    pool: Arc<Pool>,
-    bytes: usize,
-}
-
-impl Held {
-    /// Counts at least this many bytes.
-    fn grow(&mut self, size: usize) -> Result<(), Error> {
-        let bytes = size.saturating_sub(self.bytes);
-        let refused = |held, limit| Error::RequestsUnfinished { held, limit };
-        let own = self
-            .own
-            .try_add(bytes, self.pool.of_caller)
-            .map_err(|held| refused(held, self.pool.of_caller))?;
-        let limit = if own <= SMALL_BYTES {
-            self.pool.limit
-        } else {
-            self.pool.limit.saturating_sub(self.pool.kept_for_small)
-        };
-        if let Err(held) = self.pool.held.try_add(bytes, limit) {
-            self.own.remove(bytes);
-            return Err(refused(held, limit));
-        }
-        self.bytes = self.bytes.saturating_add(bytes);
-        Ok(())
-    }
-}
-
-impl Held {
-    fn release(&mut self) {
-        self.own.remove(self.bytes);
-        self.pool.held.remove(self.bytes);
-        self.bytes = 0;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.release();
     }
 }
 
 /// A request whose bytes are counted.
 struct LimitedBody {
     body: Body,
-    held: Held,
+    held: Share,
     /// What has arrived of the message that is not complete.
     arrived: usize,
     /// What begins it: whether it is compressed, and its length.
@@ -205,7 +118,7 @@ struct LimitedBody {
 }
 
 impl LimitedBody {
-    fn new(body: Body, held: Held, is_stream: bool) -> Self {
+    fn new(body: Body, held: Share, is_stream: bool) -> Self {
         Self {
             body,
             held,
@@ -214,6 +127,17 @@ impl LimitedBody {
             deadline: None,
             is_stream,
         }
+    }
+
+    /// Holds at least this many bytes.
+    fn hold(&mut self, size: usize) -> Result<(), Error> {
+        let bytes = size.saturating_sub(self.held.bytes());
+        self.held
+            .try_add(bytes)
+            .map_err(|full| Error::RequestsUnfinished {
+                held: full.held,
+                limit: full.limit,
+            })
     }
 
     fn count(&mut self, mut data: &[u8]) -> Result<(), Error> {
@@ -243,7 +167,7 @@ impl LimitedBody {
                 self.deadline = None;
             } else {
                 // A larger one is refused when it is read.
-                self.held.grow(length.min(MAX_MESSAGE_BYTES))?;
+                self.hold(length.min(MAX_MESSAGE_BYTES))?;
             }
         }
         Ok(())
@@ -293,6 +217,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::{connections::HeldBytes, serve::pools::Pool};
 
     type Frames = Vec<Result<Frame<Bytes>, Status>>;
 
@@ -305,7 +230,7 @@ mod tests {
     }
 
     fn of_callers() -> Arc<Pool> {
-        RequestLimit::default().all
+        RequestLimit::default().0.callers
     }
 
     /// A request of these frames, and then of nothing more.
@@ -316,11 +241,7 @@ mod tests {
             .collect();
         let frames = stream::iter(frames);
         let frames = futures_util::StreamExt::chain(frames, stream::pending());
-        let held = Held {
-            own: Arc::clone(own),
-            pool: Arc::clone(all),
-            bytes: 0,
-        };
+        let held = Share::new(own, all);
         LimitedBody::new(Body::new(StreamBody::new(frames)), held, false)
     }
 
@@ -393,7 +314,7 @@ mod tests {
         let all = of_callers();
         let message = begun(MAX_MESSAGE_BYTES, 1);
         let mut bodies = Vec::new();
-        while held(&all.held) + MAX_MESSAGE_BYTES <= MAX_BYTES - KEPT_FOR_SMALL {
+        while held(&all.held) + MAX_MESSAGE_BYTES <= OF_CALLERS.all - OF_CALLERS.kept_for_small {
             let own = Arc::default();
             let before = held(&all.held);
             let refused = loop {
@@ -405,14 +326,14 @@ mod tests {
             };
             assert_eq!(refused, Code::ResourceExhausted);
             let of_caller = held(&all.held) - before;
-            assert!((MAX_MESSAGE_BYTES..=MAX_OF_CALLER).contains(&of_caller));
+            assert!((MAX_MESSAGE_BYTES..=OF_CALLERS.of_caller).contains(&of_caller));
         }
         let (small, own) = (begun(SMALL_BYTES, 1), Arc::default());
         let mut first = unfinished(std::slice::from_ref(&small), &own, &all);
         next(&mut first).await.unwrap();
         let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
         assert_eq!(next(&mut large).await, Err(Code::ResourceExhausted));
-        for _ in 0..MAX_BYTES / SMALL_BYTES {
+        for _ in 0..OF_CALLERS.all / SMALL_BYTES {
             let mut body = unfinished(std::slice::from_ref(&small), &Arc::default(), &all);
             if next(&mut body).await.is_err() {
                 break;
@@ -420,7 +341,7 @@ mod tests {
             bodies.push(body);
         }
         assert!(
-            held(&all.held) <= MAX_BYTES,
+            held(&all.held) <= OF_CALLERS.all,
             "however many callers there are"
         );
         drop(bodies);
@@ -430,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_are_not_looked_up_take_nothing_from_callers() {
-        let limit = RequestLimit::default();
+        let limit = RequestLimit::default().0;
         let check = begun(1_000, 1);
         let mut bodies = Vec::new();
         let refused = loop {
@@ -442,9 +363,9 @@ mod tests {
             }
         };
         assert_eq!(refused, Code::ResourceExhausted);
-        assert_eq!(held(&limit.all.held), 0);
+        assert_eq!(held(&limit.callers.held), 0);
         let message = begun(MAX_MESSAGE_BYTES, 1);
-        let mut batch = unfinished(&[message], &Arc::default(), &limit.all);
+        let mut batch = unfinished(&[message], &Arc::default(), &limit.callers);
         next(&mut batch).await.unwrap();
     }
 }

@@ -14,9 +14,9 @@ use usage_proto::v1::{
 };
 
 use super::{
-    answers::AnswerLimit, call_metrics::CallMetrics, error::ServeError, grpc_errors::GrpcErrors,
-    listeners::Listeners, request_bodies::RequestLimit, requests::NameRequests,
-    services::RpcServices,
+    answers::AnswerLimit, call_metrics::CallMetrics, call_places::CallPlaces, error::ServeError,
+    grpc_errors::GrpcErrors, listeners::Listeners, request_bodies::RequestLimit,
+    requests::NameRequests, services::RpcServices,
 };
 use crate::{
     config::Config,
@@ -111,8 +111,10 @@ async fn serve_rpc(
         .layer(GrpcErrors)
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(AnswerLimit::default())
+        .layer(CallPlaces)
         .layer(rpc.check)
+        // Their limits are those of callers.
+        .layer(AnswerLimit::default())
         .layer(RequestLimit::default())
         .add_service(
             limited!(HealthServer::new(rpc.health)).max_decoding_message_size(MAX_HEALTH_BYTES),

@@ -16,6 +16,7 @@ mod documented;
 #[path = "../../../tests/it/support/documented.rs"]
 mod documented_commands;
 mod frames;
+mod keyed;
 mod log;
 mod malformed;
 #[path = "../../../tests/it/support/postgres/mod.rs"]
@@ -32,5 +33,6 @@ mod remote;
 mod secrets;
 mod settings;
 mod shutdown;
+mod strangers;
 mod traces;
 mod unfinished;
