@@ -17,6 +17,8 @@ mod documented;
 mod documented_commands;
 mod frames;
 mod keyed;
+#[path = "../../../tests/it/support/latency.rs"]
+mod latency;
 mod log;
 mod malformed;
 #[path = "../../../tests/it/support/postgres/mod.rs"]

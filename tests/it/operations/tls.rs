@@ -60,7 +60,7 @@ pub(super) struct Secure {
 
 impl Secure {
     /// Replaces the server of a world.
-    async fn start(world: &mut World, is_mutual: bool) -> Self {
+    pub(super) async fn start(world: &mut World, is_mutual: bool) -> Self {
         Self::start_with(world, is_mutual, &[]).await
     }
 
@@ -117,7 +117,11 @@ impl Secure {
     }
 
     /// Finishes the handshake and returns the connection.
-    async fn handshake(&self, own: Option<&Identity>, alpn: &[u8]) -> TlsStream<TcpStream> {
+    pub(super) async fn handshake(
+        &self,
+        own: Option<&Identity>,
+        alpn: &[u8],
+    ) -> TlsStream<TcpStream> {
         let config = self.authority.client_config(own, alpn);
         handshake(self.server.endpoint(), config).await.unwrap()
     }
