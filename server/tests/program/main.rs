@@ -11,6 +11,7 @@
 mod abuse;
 mod commands;
 mod connections;
+mod database_outages;
 mod deployment;
 mod documented;
 #[path = "../../../tests/it/support/documented.rs"]
