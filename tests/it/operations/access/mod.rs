@@ -13,6 +13,7 @@ mod limits;
 mod rates;
 mod roles;
 
+mod scopes;
 use prost_types::Timestamp;
 use tonic::{
     Request, Status,
