@@ -73,7 +73,12 @@ pub(crate) fn new_key(name: &str, role: KeyRole) -> CreateKeyRequest {
     }
 }
 
-fn limited_key(name: &str, role: KeyRole, accounts: &[&str], meters: &[&str]) -> CreateKeyRequest {
+pub(crate) fn limited_key(
+    name: &str,
+    role: KeyRole,
+    accounts: &[&str],
+    meters: &[&str],
+) -> CreateKeyRequest {
     let texts = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
     CreateKeyRequest {
         scope: Some(KeyScope {
