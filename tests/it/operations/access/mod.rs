@@ -1,5 +1,6 @@
 //! Who may do what: API keys, roles, limits and the audit table, over real sockets.
 
+mod append_only;
 mod audit;
 mod audit_changes;
 mod audit_limits;
@@ -12,8 +13,8 @@ mod keys;
 mod limits;
 mod rates;
 mod roles;
-
 mod scopes;
+
 use prost_types::Timestamp;
 use tonic::{
     Request, Status,
