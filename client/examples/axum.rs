@@ -12,7 +12,9 @@ use usage_client::{Charge, UsageClient, UsageLayer};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let server = std::env::var("USAGE_SERVER").unwrap_or("http://127.0.0.1:50051".to_owned());
-    let recorder = UsageClient::connect_lazy(server)?.recorder().start()?;
+    let recorder = UsageClient::connect_lazy(server)?
+        .recorder(["api_calls"])
+        .start()?;
 
     // In production, take the account from the authenticated user, not from a header that any caller can set.
     let per_call = UsageLayer::new(recorder.clone(), |request: &Request| {

@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Only creating the client and the recorder, and calls with a response, need the runtime.
     let (client, recorder) = runtime.block_on(async {
         let client = UsageClient::connect_lazy(server)?;
-        let recorder = client.recorder().start()?;
+        let recorder = client.recorder(["api_calls"]).start()?;
         Ok::<_, usage_client::Error>((client, recorder))
     })?;
 

@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = std::env::var("USAGE_SERVER").unwrap_or("http://127.0.0.1:50051".to_owned());
     let folder = std::env::args().nth(1).ok_or("usage: durable FOLDER")?;
     let recorder = UsageClient::connect_lazy(server)?
-        .recorder()
+        .recorder(["api_calls"])
         .spool(folder)
         .start()?;
     println!(

@@ -1,13 +1,14 @@
 //! Counting without waiting: usage is summed in memory and sent in the background.
 //!
 //! [`builder`] configures and starts a recorder, [`aggregator`] sums recorded usage, [`batches`] queues it,
-//! [`spool`] stores it on disk, [`worker`] sends it, [`drops`] and [`refused`] tell what is not counted, and [`stats`]
-//! reports the results.
+//! [`spool`] stores it on disk, [`worker`] sends it, [`drops`] and [`refused`] tell what is not counted, [`stats`]
+//! reports the results, and [`meter_check`] asks whether the meters are counted.
 
 mod aggregator;
 mod batches;
 mod builder;
 mod drops;
+mod meter_check;
 mod refused;
 mod spool;
 mod stats;
@@ -64,7 +65,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// # use usage_client::{Error, UsageClient};
 /// # async fn example() -> Result<(), Error> {
 /// let client = UsageClient::connect_lazy("http://127.0.0.1:50051")?;
-/// let recorder = client.recorder().start()?;
+/// let recorder = client.recorder(["tokens"]).start()?;
 /// recorder.record("acct_42", "tokens", 12);
 /// let figures = recorder.shutdown(Duration::from_secs(10)).await?;
 /// assert!(figures.is_complete(), "not all is counted: {figures:?}");

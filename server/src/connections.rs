@@ -21,7 +21,7 @@ use tokio::{
 pub(crate) use self::{
     activity::{Activity, Call, Wait},
     connection::Connection,
-    held_bytes::HeldBytes,
+    held_bytes::{HeldBytes, OwnBytes},
     opening::Security,
     unread::Unread,
 };

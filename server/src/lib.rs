@@ -107,6 +107,7 @@
 //! | `request_log` | a line of the log for a share of the requests |
 //! | [`otlp`] | spans for a collector, if a setting names one |
 //! | `request_context` | what names a request in the log, in its error, in the audit table and at Stripe |
+//! | `request_rates` | the requests a second that a key or a certificate may make |
 //! | `metrics` | every metric; the only module that names one |
 //! | `database_error` | what an error of the database means |
 //! | [`error`] | one error, and its one mapping to `tonic::Status` |
@@ -149,6 +150,7 @@ mod record_archive_file;
 mod report_archive_file;
 mod request_context;
 mod request_log;
+mod request_rates;
 mod restore_look_up;
 mod rpc;
 mod send_load;

@@ -3,14 +3,15 @@
 mod access;
 mod answers;
 mod call_metrics;
+mod call_places;
 mod connect;
 mod error;
 mod first_key;
 mod grpc_errors;
 mod grpc_status;
 mod listeners;
+mod pools;
 mod request_bodies;
-mod request_rates;
 mod requests;
 mod services;
 mod sockets;
@@ -113,6 +114,7 @@ pub async fn serve(
         requests: RequestLog::new(config.log.log_requests),
         authenticator,
         connections_of_address: config.connections_of_address(),
+        rates: services.rates.clone(),
     };
     let exporter = listeners
         .show_metrics()
@@ -132,6 +134,8 @@ pub async fn serve(
     let http = (http, exporter);
     let ended_at = note_end(&ending);
     let sockets = serve_sockets(listeners, &config, tls.as_ref(), rpc, http, &ending);
+    // Too large for a stack.
+    let sockets = Box::pin(sockets);
     let result = serve_watched(sockets, &mut runner, &mut writers, &store, &ending).await;
     ending.cancel();
     let since = ended_at.await.unwrap_or_else(|_| Instant::now());

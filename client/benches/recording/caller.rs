@@ -22,7 +22,7 @@ pub(crate) fn measure(what: &str, endpoint: &str, calls: usize) -> u64 {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let recorder = runtime.block_on(async {
         let client = UsageClient::connect_lazy(endpoint).expect("an address");
-        client.recorder().start().expect("a recorder")
+        client.recorder(["api_calls"]).start().expect("a recorder")
     });
     let mut median = 0;
     for threads in [1, 8] {

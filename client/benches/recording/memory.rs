@@ -22,7 +22,7 @@ pub(crate) fn measure(unreachable: &str) {
 
     // The smallest first, because a process may not return memory to the system.
     let before = resident();
-    let bounded = started(client.recorder().interval(short_interval));
+    let bounded = started(client.recorder(["api_calls"]).interval(short_interval));
     an_hour(&bounded);
     let stats = bounded.stats();
     println!(
@@ -36,7 +36,7 @@ pub(crate) fn measure(unreachable: &str) {
     let before = resident();
     let unlimited = started(
         client
-            .recorder()
+            .recorder(["api_calls"])
             .interval(short_interval)
             .capacity(SECONDS * ACCOUNTS),
     );
@@ -55,7 +55,7 @@ pub(crate) fn measure(unreachable: &str) {
     let before = resident();
     let spooled = started(
         client
-            .recorder()
+            .recorder(["api_calls"])
             .interval(short_interval)
             .spool(folder.path()),
     );

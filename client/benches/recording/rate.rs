@@ -95,7 +95,7 @@ fn through_recorder(duration: Duration) -> f64 {
         let client = UsageClient::connect(server.endpoint())
             .await
             .expect("a server");
-        client.recorder().start().expect("a recorder")
+        client.recorder(["api_calls"]).start().expect("a recorder")
     });
     let accounts: Vec<String> = (0..ACCOUNTS)
         .map(|number| format!("acct_{number}"))

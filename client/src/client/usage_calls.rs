@@ -52,8 +52,13 @@ impl UsageClient {
     }
 
     /// Configures a [`Recorder`](crate::Recorder), which counts without making its caller wait.
-    pub fn recorder(&self) -> RecorderBuilder {
-        RecorderBuilder::new(self.clone())
+    ///
+    /// `meters` are those that the program counts; an empty name is the server's default meter. The recorder asks the server
+    /// for them when it starts, in the background: a meter that is not counted is logged as an error and told to
+    /// [`on_wrong_meters`](RecorderBuilder::on_wrong_meters).
+    pub fn recorder(&self, meters: impl IntoIterator<Item = impl Into<String>>) -> RecorderBuilder {
+        let meters = meters.into_iter().map(Into::into).collect();
+        RecorderBuilder::new(self.clone(), meters)
     }
 
     /// Counts up to 1,000 increments in one transaction, with one result per item. A rejected item does not affect

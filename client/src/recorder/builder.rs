@@ -5,6 +5,7 @@ use super::{
     aggregator::Aggregator,
     batches::{Batches, Storage},
     drops::Drops,
+    meter_check::{self, OnWrongMeters},
     refused::{OnRefused, RefusedUsage},
     spool::{LeftBatch, Spool},
     stats::Tally,
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 #[must_use = "a recorder does nothing until it is started"]
 pub struct RecorderBuilder {
     client: UsageClient,
+    meters: Vec<String>,
     interval: Duration,
     batch_size: usize,
     capacity: usize,
@@ -31,12 +33,14 @@ pub struct RecorderBuilder {
     spool: Option<PathBuf>,
     spool_limit: u64,
     on_refused: OnRefused,
+    on_wrong_meters: OnWrongMeters,
 }
 
 impl RecorderBuilder {
-    pub(crate) fn new(client: UsageClient) -> Self {
+    pub(crate) fn new(client: UsageClient, meters: Vec<String>) -> Self {
         Self {
             client,
+            meters,
             interval: Duration::from_secs(1),
             batch_size: crate::Batch::MAX_LEN,
             capacity: 100_000,
@@ -44,6 +48,7 @@ impl RecorderBuilder {
             spool: None,
             spool_limit: 1 << 30,
             on_refused: OnRefused::default(),
+            on_wrong_meters: OnWrongMeters::default(),
         }
     }
 
@@ -105,7 +110,19 @@ impl RecorderBuilder {
         self
     }
 
+    /// Calls this once, with an error that names it, if the server does not count one of the program's meters, or the API key
+    /// may not use it. The server is asked when the recorder starts, until it answers. It is also logged.
+    ///
+    /// Usage of the meter is still recorded and sent, because the server may be told of it; it is refused until then.
+    pub fn on_wrong_meters(mut self, tell: impl Fn(Error) + Send + Sync + 'static) -> Self {
+        self.on_wrong_meters = OnWrongMeters::new(tell);
+        self
+    }
+
     /// Starts the recorder. It first reads the spool, and also sends the batches that an earlier process left there.
+    ///
+    /// It waits for nothing else: the program's meters are checked in the background, see
+    /// [`on_wrong_meters`](Self::on_wrong_meters).
     ///
     /// # Errors
     /// The caller is not in a Tokio runtime, or the spool cannot be used; the message contains the cause.
@@ -147,6 +164,14 @@ impl RecorderBuilder {
             shared.not_aggregated.add(calls, units);
             shared.recovered.add(calls, units);
             shared.batches.add(name, Storage::Spool { calls, units });
+        }
+        if !self.meters.is_empty() {
+            runtime.spawn(meter_check::run(
+                shared.client.clone(),
+                self.meters,
+                self.on_wrong_meters,
+                gone.clone(),
+            ));
         }
         runtime.spawn(worker::run(
             Arc::clone(&shared),

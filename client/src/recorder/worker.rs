@@ -4,6 +4,7 @@ use super::{
     Shared,
     aggregator::Sum,
     batches::{QueuedBatch, Storage},
+    now_secs,
     refused::RefusedUsage,
     spool::Spool,
     totals,
@@ -26,6 +27,9 @@ const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 /// The delay, in intervals, before usage from the future of the server's clock is sent again, and its limit.
 const EARLY_INTERVALS: u32 = 30;
 const MAX_EARLY_DELAY: Duration = Duration::from_mins(1);
+/// For how long usage is sent again that the API key may not count: the key may be replaced or given other limits. Later, it
+/// is refused usage like any other.
+const DENIED_FOR: Duration = Duration::from_hours(1);
 /// The shortest time between two log lines about dropped usage.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -144,8 +148,8 @@ impl DropLog {
 struct Remainder {
     /// Rejected permanently.
     refused: Vec<Sum>,
-    /// In the future of the server's clock; it can be counted later.
-    early: Vec<Sum>,
+    /// In the future of the server's clock, or not allowed to the key: it can be counted later.
+    later: Vec<Sum>,
     /// What to tell the program of the rejected part.
     told: Vec<RefusedUsage>,
 }
@@ -156,12 +160,12 @@ async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
     let later = match &batch.storage {
         Storage::Memory(sums) => {
             let remainder = send_sums(&shared, batch.key, sums).await;
-            let early = remainder.early;
+            let later = remainder.later;
             told = remainder.told;
             shared
                 .aggregator
-                .release(sums.len().saturating_sub(early.len()));
-            (!early.is_empty()).then_some((Uuid::now_v7(), Storage::Memory(early)))
+                .release(sums.len().saturating_sub(later.len()));
+            (!later.is_empty()).then_some((Uuid::now_v7(), Storage::Memory(later)))
         }
         Storage::Spool { calls, units } => {
             let name = batch.key;
@@ -241,7 +245,7 @@ async fn spool_remainder(
     name: Uuid,
     remainder: Remainder,
 ) -> Option<Storage> {
-    let Remainder { refused, early, .. } = remainder;
+    let Remainder { refused, later, .. } = remainder;
     if !refused.is_empty() {
         let (calls, units) = totals(&refused);
         let kept = with_spool(shared, move |spool| spool.write_refused(name, &refused)).await;
@@ -254,13 +258,13 @@ async fn spool_remainder(
             }
         }
     }
-    let (calls, units) = totals(&early);
-    let done = if early.is_empty() {
+    let (calls, units) = totals(&later);
+    let done = if later.is_empty() {
         with_spool(shared, move |spool| spool.remove(name)).await
     } else {
         // In one step: after a crash in between it would be sent with both keys.
         with_spool(shared, move |spool| {
-            spool.replace(name, Uuid::now_v7(), &early)
+            spool.replace(name, Uuid::now_v7(), &later)
         })
         .await
     };
@@ -299,7 +303,7 @@ async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Remainder {
                 let describe = |sum| shared.on_refused.describe(sum, || error.to_string());
                 return Remainder {
                     refused: sums.to_vec(),
-                    early: Vec::new(),
+                    later: Vec::new(),
                     told: sums.iter().filter_map(describe).collect(),
                 };
             }
@@ -315,6 +319,7 @@ async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Remainder {
 
 fn record_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) -> Remainder {
     let mut remainder = Remainder::default();
+    let (mut early, mut denied) = (0_usize, None);
     for (sum, result) in sums.iter().zip(results) {
         let units = u64::try_from(sum.quantity).unwrap_or(0);
         match result {
@@ -324,7 +329,18 @@ fn record_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) ->
             IncrementResult::Refused {
                 reason: Reason::TimestampInFuture,
                 ..
-            } => remainder.early.push(sum.clone()),
+            } => {
+                early = early.saturating_add(1);
+                remainder.later.push(sum.clone());
+            }
+            IncrementResult::Refused {
+                reason: Reason::PermissionDenied,
+                message,
+                ..
+            } if is_young(sum) => {
+                denied.get_or_insert((sum, message));
+                remainder.later.push(sum.clone());
+            }
             IncrementResult::Refused { .. } | IncrementResult::Unrecognised(_) => {
                 shared.refused.add(sum.records, units);
                 let told = shared.on_refused.describe(sum, || why(result));
@@ -337,14 +353,22 @@ fn record_results(shared: &Shared, sums: &[Sum], results: &[IncrementResult]) ->
             }
         }
     }
-    if !remainder.early.is_empty() {
-        let sums = remainder.early.len();
+    if let Some((sum, why)) = denied {
+        tracing::error!(account = %sum.account, meter = %sum.meter, %why, "the API key may not count usage; it is sent again until it is an hour old");
+    }
+    if early > 0 {
         tracing::warn!(
-            sums,
+            sums = early,
             "this machine's clock is ahead of the server's clock; usage is sent again later"
         );
     }
     remainder
+}
+
+/// Whether usage that the key may not count is sent again.
+fn is_young(sum: &Sum) -> bool {
+    let age = now_secs().saturating_sub(sum.second);
+    u64::try_from(age).unwrap_or(0) < DENIED_FOR.as_secs()
 }
 
 fn why(result: &IncrementResult) -> String {

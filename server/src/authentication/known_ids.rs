@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,8 @@ pub(super) const MAX_IDS: u64 = 100_000;
 const READ_INTERVAL: Duration = Duration::from_millis(250);
 /// Calls that wait for a reading.
 const WAITING_CALLS: usize = 2_048;
+/// From this time on, a reading is slow because of the database and not because of the number of calls.
+const SLOW_READING: Duration = Duration::from_secs(1);
 /// How long one waits.
 const WAIT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -60,6 +65,10 @@ pub(super) struct KnownIds {
     ids: RwLock<Ids>,
     /// Locked while a reading goes on.
     last_reading: Mutex<Option<Reading>>,
+    /// Since when a reading goes on.
+    reading_since: RwLock<Option<Instant>>,
+    /// Whether the last reading that ended failed.
+    has_failed: AtomicBool,
     places: Arc<Semaphore>,
 }
 
@@ -68,6 +77,8 @@ impl Default for KnownIds {
         Self {
             ids: RwLock::default(),
             last_reading: Mutex::default(),
+            reading_since: RwLock::default(),
+            has_failed: AtomicBool::new(false),
             places: Arc::new(Semaphore::new(WAITING_CALLS)),
         }
     }
@@ -96,7 +107,7 @@ impl KnownIds {
             return Ok(Known::Key);
         }
         let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| Error::TooManyKeys)?;
+        let place = place.map_err(|_| self.full())?;
         let (known, from) = (Arc::clone(self), Instant::now());
         // As a task: a caller who gives up neither ends a query half way nor makes the next one begin sooner.
         let reading = tokio::spawn(async move {
@@ -112,6 +123,23 @@ impl KnownIds {
             (false, true) => Known::NoKey,
             (false, false) => Known::Perhaps,
         })
+    }
+
+    /// Why a call does not wait: there are too many, or the database does not answer those that wait.
+    fn full(&self) -> Error {
+        let since = self.reading_since.read();
+        let since = *since.unwrap_or_else(PoisonError::into_inner);
+        let is_slow = since.is_some_and(|since| since.elapsed() > SLOW_READING);
+        if is_slow || self.has_failed.load(Ordering::Relaxed) {
+            Error::KeysUnreadable
+        } else {
+            Error::TooManyKeys
+        }
+    }
+
+    fn note_reading(&self, since: Option<Instant>) {
+        let reading = self.reading_since.write();
+        *reading.unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// The ids as a reading found them that began after a time.
@@ -137,7 +165,11 @@ impl KnownIds {
             has_failed: true,
         };
         *last_reading = Some(reading);
-        let all = read().await.map_err(|_| Error::KeysUnreadable)?;
+        self.note_reading(Some(begun));
+        let all = read().await;
+        self.note_reading(None);
+        self.has_failed.store(all.is_err(), Ordering::Relaxed);
+        let all = all.map_err(|_| Error::KeysUnreadable)?;
         reading.has_failed = false;
         *last_reading = Some(reading);
         let ids = Ids {
@@ -201,13 +233,27 @@ mod tests {
         let fails = || std::future::ready(Err(Error::ShuttingDown));
         let failed = known.look_up(id(1), fails).await;
         assert!(matches!(failed, Err(Error::KeysUnreadable)));
+        // The database may not answer the others either.
         let never = || std::future::pending::<Result<Vec<KeyId>>>();
         let calls = (0..WAITING_CALLS + 10).map(|_| known.look_up(id(1), never));
-        let failed = join_all(calls).await;
-        let too_many = failed.iter();
-        let too_many = too_many.filter(|failed| matches!(failed, Err(Error::TooManyKeys)));
-        assert_eq!(too_many.count(), 10);
-        assert!(failed.iter().all(Result::is_err));
+        let unreadable = |failed: &Result<Known>| matches!(failed, Err(Error::KeysUnreadable));
+        assert!(join_all(calls).await.iter().all(unreadable));
+
+        let known = Arc::new(KnownIds::default());
+        let too_many = |failed: &Result<Known>| matches!(failed, Err(Error::TooManyKeys));
+        let first = (0..WAITING_CALLS + 10).map(|_| known.look_up(id(1), never));
+        // A reading that goes on for longer is no flood of calls.
+        let later = async {
+            tokio::time::sleep(SLOW_READING * 2).await;
+            known.look_up(id(1), never).await
+        };
+        let (first, later) = tokio::join!(join_all(first), later);
+        assert_eq!(first.iter().filter(|failed| too_many(failed)).count(), 10);
+        assert_eq!(
+            first.iter().filter(|failed| unreadable(failed)).count(),
+            WAITING_CALLS
+        );
+        assert!(unreadable(&later));
     }
 
     #[tokio::test(start_paused = true)]

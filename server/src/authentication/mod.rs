@@ -3,6 +3,7 @@
 //! A key that is revoked, on whichever replica, is refused 5 s later at the latest. While the database does not answer,
 //! calls go on for that time, and are then refused with `UNAVAILABLE`: never allowed, and never told that the key is wrong.
 
+mod key_reads;
 mod known_ids;
 mod young_value;
 
@@ -20,6 +21,7 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use self::{
+    key_reads::KeyReads,
     known_ids::{Known, KnownIds, MAX_IDS},
     young_value::YoungValue,
 };
@@ -39,10 +41,8 @@ use crate::{
 const REMEMBERED_KEYS: u64 = 10_000;
 /// Ids of keys that are looked up one by one a second, where there are too many to know all.
 const FIRST_LOOK_UPS_PER_SEC: u32 = 500;
-/// Queries at the same time: for ids that are not known yet, and for known ones.
-const QUERIES: usize = 2;
-/// Queries that wait for their turn.
-const WAITING_QUERIES: usize = 1_024;
+/// Calls that wait for an answer of the database. It is slow then, or does not answer.
+const WAITING_CALLS: usize = 16_384;
 
 /// Finds out who calls. Cheap to clone.
 #[derive(Clone)]
@@ -68,15 +68,9 @@ struct SharedState {
     ids: Arc<KnownIds>,
     keys: Cache<KeyId, Arc<YoungValue<Option<Arc<KnownKey>>>>>,
     first_look_ups: DefaultDirectRateLimiter,
-    first: Turn,
-    again: Turn,
+    reads: Arc<KeyReads>,
+    waiting: Semaphore,
     anyone: Arc<Caller>,
-}
-
-/// A few queries at a time; others wait, up to a limit.
-struct Turn {
-    queries: Arc<Semaphore>,
-    places: Arc<Semaphore>,
 }
 
 /// A key as it was read.
@@ -87,15 +81,6 @@ struct KnownKey {
     caller: Arc<Caller>,
     /// Whether its use is recorded.
     is_use_noted: AtomicBool,
-}
-
-impl Turn {
-    fn new() -> Self {
-        Self {
-            queries: Arc::new(Semaphore::new(QUERIES)),
-            places: Arc::new(Semaphore::new(WAITING_QUERIES)),
-        }
-    }
 }
 
 impl Authenticator {
@@ -110,8 +95,8 @@ impl Authenticator {
             ids: Arc::default(),
             keys: Cache::new(REMEMBERED_KEYS),
             first_look_ups: RateLimiter::direct(Quota::per_second(per_sec)),
-            first: Turn::new(),
-            again: Turn::new(),
+            reads: Arc::default(),
+            waiting: Semaphore::new(WAITING_CALLS),
             anyone: Arc::new(Caller::anyone()),
         };
         Self {
@@ -184,7 +169,7 @@ impl Authenticator {
                 read.inspect_err(logged)
             })
         };
-        let has_keys = shared.read_has_keys.get(read).await?;
+        let has_keys = shared.read_has_keys.get(&shared.waiting, read).await?;
         if has_keys {
             self.key_created();
         }
@@ -235,22 +220,17 @@ impl Authenticator {
             if !is_first && !is_known && shared.first_look_ups.check().is_err() {
                 return Err(Error::TooManyKeys);
             }
-            let turn = if is_known {
-                &shared.again
-            } else {
-                &shared.first
-            };
-            let place = Arc::clone(&turn.places).try_acquire_owned();
-            let place = place.map_err(|_| Error::TooManyKeys)?;
-            let queries = Arc::clone(&turn.queries);
             let authenticator = self.clone();
+            let read = move |ids: Vec<KeyId>| {
+                let authenticator = authenticator.clone();
+                async move {
+                    let read = authenticator.shared.store.find_api_keys(&ids).await;
+                    read.inspect_err(logged)
+                }
+            };
+            let found = shared.reads.begin(id, read)?;
             Ok(async move {
-                // Never closed.
-                let _query = queries.acquire().await;
-                let found = authenticator.shared.store.find_api_key(id).await;
-                let found = found.inspect_err(logged);
-                drop(place);
-                Ok(found?.map(|found| {
+                Ok(found.await?.map(|found| {
                     Arc::new(KnownKey {
                         caller: Arc::new(found.key.caller()),
                         key: found.key,
@@ -260,7 +240,7 @@ impl Authenticator {
                 }))
             })
         };
-        value.get(begin).await
+        value.get(&shared.waiting, begin).await
     }
 
     async fn look_up_id(&self, id: KeyId) -> Result<Known> {

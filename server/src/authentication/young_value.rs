@@ -10,6 +10,7 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
+use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 
@@ -57,15 +58,20 @@ impl<T: Clone + Send + Sync + 'static> YoungValue<T> {
     }
 
     /// The value. If it is needed, `begin` makes the query that reads it; its argument says whether the value was never
-    /// read. The query goes on if no caller waits for it any more, and says itself why it failed.
+    /// read. The query goes on if no caller waits for it any more, and says itself why it failed. A call that waits for it
+    /// takes one of the places.
     ///
     /// # Errors
-    /// The value is too old, and the query cannot begin, fails or takes too long.
-    pub(super) async fn get<F>(self: &Arc<Self>, begin: impl FnOnce(bool) -> Result<F>) -> Result<T>
+    /// The value is too old, and the query cannot begin, fails or takes too long; or no place is free.
+    pub(super) async fn get<F>(
+        self: &Arc<Self>,
+        places: &Semaphore,
+        begin: impl FnOnce(bool) -> Result<F>,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let reading = {
+        let (reading, _place) = {
             let mut state = self.lock();
             let young = state.read.as_ref().map(|(at, value)| (at.elapsed(), value));
             let young = young.filter(|(age, _)| *age < MAX_AGE);
@@ -82,13 +88,15 @@ impl<T: Clone + Send + Sync + 'static> YoungValue<T> {
                 }
                 None => {}
             }
-            if let Some(reading) = &state.reading {
+            let place = places.try_acquire().map_err(|_| Error::KeysUnreadable)?;
+            let reading = if let Some(reading) = &state.reading {
                 reading.clone()
             } else {
                 let reading = self.read(begin(state.read.is_none())?);
                 state.reading = Some(reading.clone());
                 reading
-            }
+            };
+            (reading, place)
         };
         let read = tokio::time::timeout(WAIT_LIMIT, reading).await;
         read.ok().flatten().ok_or(Error::KeysUnreadable)
@@ -132,6 +140,10 @@ mod tests {
         }
     }
 
+    fn places() -> Semaphore {
+        Semaphore::new(1)
+    }
+
     fn read(number: usize) -> std::future::Ready<Result<usize>> {
         std::future::ready(Ok(number))
     }
@@ -151,7 +163,7 @@ mod tests {
                         Ok(7)
                     })
                 };
-                value.get(query).await.unwrap()
+                value.get(&places(), query).await.unwrap()
             }
         });
         let calls = futures_util::future::join_all(calls);
@@ -163,28 +175,53 @@ mod tests {
     #[tokio::test]
     async fn a_value_is_read_again_before_it_is_too_old_and_never_used_after() {
         let value = Arc::new(YoungValue::default());
-        assert_eq!(value.get(|_| Ok(read(1))).await.unwrap(), 1);
-        assert_eq!(value.get(|_| Ok(read(2))).await.unwrap(), 1);
+        assert_eq!(value.get(&places(), |_| Ok(read(1))).await.unwrap(), 1);
+        assert_eq!(value.get(&places(), |_| Ok(read(2))).await.unwrap(), 1);
         value.age(REFRESH_AFTER);
-        assert_eq!(value.get(|_| Ok(read(3))).await.unwrap(), 1);
+        assert_eq!(value.get(&places(), |_| Ok(read(3))).await.unwrap(), 1);
         let reading = value.lock().reading.clone();
         if let Some(reading) = reading {
             reading.await;
         }
-        assert_eq!(value.get(|_| Ok(read(4))).await.unwrap(), 3);
+        assert_eq!(value.get(&places(), |_| Ok(read(4))).await.unwrap(), 3);
         value.age(MAX_AGE);
-        assert_eq!(value.get(|_| Ok(read(5))).await.unwrap(), 5);
+        assert_eq!(value.get(&places(), |_| Ok(read(5))).await.unwrap(), 5);
     }
 
     #[tokio::test]
     async fn a_query_that_fails_is_no_answer_and_a_young_value_outlives_it() {
         let value = Arc::new(YoungValue::default());
         let fails = |_| Ok(async { Err(Error::ShuttingDown) });
-        assert!(matches!(value.get(fails).await, Err(Error::KeysUnreadable)));
-        assert_eq!(value.get(|_| Ok(read(1))).await.unwrap(), 1);
+        assert!(matches!(
+            value.get(&places(), fails).await,
+            Err(Error::KeysUnreadable)
+        ));
+        assert_eq!(value.get(&places(), |_| Ok(read(1))).await.unwrap(), 1);
         value.age(REFRESH_AFTER);
-        assert_eq!(value.get(fails).await.unwrap(), 1);
+        assert_eq!(value.get(&places(), fails).await.unwrap(), 1);
         value.age(MAX_AGE);
-        assert!(matches!(value.get(fails).await, Err(Error::KeysUnreadable)));
+        assert!(matches!(
+            value.get(&places(), fails).await,
+            Err(Error::KeysUnreadable)
+        ));
+    }
+    #[tokio::test]
+    async fn as_many_calls_wait_as_there_are_places_and_others_do_not_need_one() {
+        let value = Arc::new(YoungValue::default());
+        let places = Semaphore::new(2);
+        let never = |_| Ok(std::future::pending::<Result<usize>>());
+        let calls = (0..5).map(|_| value.get(&places, never));
+        let mut calls: futures_util::stream::FuturesUnordered<_> = calls.collect();
+        for _ in 0..3 {
+            let refused = futures_util::StreamExt::next(&mut calls).await.unwrap();
+            assert!(matches!(refused, Err(Error::KeysUnreadable)));
+        }
+        let known = Arc::new(YoungValue::default());
+        let none = Semaphore::new(0);
+        known
+            .get(&Semaphore::new(1), |_| Ok(read(1)))
+            .await
+            .unwrap();
+        assert_eq!(known.get(&none, |_| Ok(read(2))).await.unwrap(), 1);
     }
 }

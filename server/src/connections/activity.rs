@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{HeldBytes, Protocol, Unread, open::OpenConnections, refusals::Reason};
+use super::{OwnBytes, Protocol, Unread, open::OpenConnections, refusals::Reason};
 use crate::{domain::client_certificate::ClientCertificate, tls::Client};
 
 /// How long the first bytes and the handshake of TLS may take together.
@@ -31,8 +31,10 @@ pub(crate) struct Activity {
     times: Mutex<Times>,
     /// Answers that its caller has not read.
     unread: Unread,
-    /// Bytes of requests that have not arrived in full.
-    unfinished: Arc<HeldBytes>,
+    /// The bytes of these answers, where they count for the connection.
+    answers: OwnBytes,
+    /// The same of requests that have not arrived in full.
+    unfinished: OwnBytes,
     /// What the certificate of its client says, after the handshake.
     client: OnceLock<Client>,
     /// Cancelled to close the connection.
@@ -79,7 +81,8 @@ impl Activity {
             number,
             peer,
             unread: Unread::default(),
-            unfinished: Arc::default(),
+            answers: OwnBytes::default(),
+            unfinished: OwnBytes::default(),
             client: OnceLock::new(),
             times: Mutex::new(Times {
                 stage: Stage::Opening,
@@ -125,8 +128,13 @@ impl Activity {
         &self.unread
     }
 
-    /// Bytes of requests that have not arrived in full.
-    pub(crate) fn unfinished(&self) -> &Arc<HeldBytes> {
+    /// The bytes of these answers, where they count for the connection.
+    pub(crate) fn answers(&self) -> &OwnBytes {
+        &self.answers
+    }
+
+    /// Bytes of requests that have not arrived in full, where they count for the connection.
+    pub(crate) fn unfinished(&self) -> &OwnBytes {
         &self.unfinished
     }
 

@@ -1,4 +1,4 @@
-//! Bytes of answers that wait to be read, of one connection or of all.
+//! Bytes of the answers of one connection that wait to be read.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,22 +22,21 @@ impl Unread {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds bytes and returns the sum that waits. Past the limit, adds nothing and returns the sum that would wait.
-    pub(crate) fn try_add(&self, bytes: usize, limit: usize) -> Result<usize, usize> {
+    /// Adds bytes. Past the limit, adds nothing and returns the sum that would wait.
+    pub(crate) fn try_add(&self, bytes: usize, limit: usize) -> Result<(), usize> {
         let mut unread = self.lock();
         let sum = unread.all.saturating_add(bytes);
         if sum > limit {
             return Err(sum);
         }
         unread.all = sum;
-        Ok(sum)
+        Ok(())
     }
 
-    /// Adds bytes, whatever the limit. Returns the sum that waits.
-    pub(crate) fn add(&self, bytes: usize) -> usize {
+    /// Adds bytes, whatever the limit.
+    pub(crate) fn add(&self, bytes: usize) {
         let mut unread = self.lock();
         unread.all = unread.all.saturating_add(bytes);
-        unread.all
     }
 
     /// The bytes that wait.

@@ -1,4 +1,4 @@
-//! The role that each method of gRPC and each path of HTTP demands. What is not in these tables is never called.
+//! The role that each method of gRPC demands. What is not in this table is never called. `http_paths` has those of HTTP.
 //!
 //! Which accounts and meters a key may reach is checked where a request is read.
 
@@ -52,36 +52,10 @@ pub const METHODS: [(&str, Requirement); 28] = [
     ),
 ];
 
-/// Every path of HTTP besides those of the methods above. On `METRICS_LISTEN`, none demands anything.
-pub const HTTP_PATHS: [(&str, Requirement); 5] = [
-    // One word each, for load balancers.
-    ("/health/live", Nothing),
-    ("/health/ready", Nothing),
-    ("/metrics", READER),
-    // It describes the contract, as reflection does.
-    ("/openapi.json", AnyRole),
-    // Stripe signs them.
-    ("/webhooks/stripe", Nothing),
-];
-
-/// What a path of HTTP demands of its caller; absent if there is no such path.
-pub fn http_requirement(path: &str) -> Option<Requirement> {
-    HTTP_PATHS
-        .iter()
-        .find(|(known, _)| *known == path)
-        .map(|(_, requirement)| *requirement)
-}
-
 /// The path of a method as the log names it: one that is not known can be any text.
 pub fn method_name(path: &str) -> &'static str {
     let method = METHODS.iter().find(|(known, _)| *known == path);
     method.map_or("unknown", |(known, _)| known)
-}
-
-/// The same for a path of HTTP.
-pub fn http_path_name(path: &str) -> &'static str {
-    let known = HTTP_PATHS.iter().find(|(known, _)| *known == path);
-    known.map_or("unknown", |(known, _)| known)
 }
 
 /// What a method demands of its caller; absent if there is no such method.

@@ -22,6 +22,7 @@ pub mod difference_id;
 pub mod event_time;
 pub mod followed_subscriptions;
 pub mod hex;
+pub mod http_paths;
 pub mod increment;
 pub mod invoice_comparison;
 pub mod invoice_cycle;

@@ -7,9 +7,10 @@ use axum::{Router, extract::Request, response::Response};
 use tower::ServiceExt as _;
 
 use super::{
-    OPENAPI, RpcService,
+    RpcService,
     cors::{Asked, Cors},
 };
+use crate::domain::http_paths::HttpPath;
 
 /// What a socket answers. Cheap to clone.
 #[derive(Clone)]
@@ -27,7 +28,10 @@ impl Front {
     pub(super) async fn answer(self, request: Request) -> Result<Response, Infallible> {
         let path = request.uri().path();
         let is_method = is_method(path);
-        let Some((rpc, cors)) = self.rpc.filter(|_| is_method || path == OPENAPI) else {
+        let Some((rpc, cors)) = self
+            .rpc
+            .filter(|_| is_method || path == HttpPath::OpenApi.name())
+        else {
             return self.router.oneshot(request).await;
         };
         let origin = match cors.check(&request) {
@@ -56,12 +60,12 @@ fn is_method(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::method_roles::{HTTP_PATHS, METHODS};
+    use crate::domain::method_roles::METHODS;
 
     #[test]
     fn the_paths_of_methods_are_not_those_of_http() {
         assert!(METHODS.iter().all(|(path, _)| is_method(path)));
-        assert!(!HTTP_PATHS.iter().any(|(path, _)| is_method(path)));
+        assert!(!HttpPath::ALL.iter().any(|path| is_method(path.name())));
         for other in ["/", "//", "/a.b", "/a.b/", "/a.b/c/d", "/a/b", ""] {
             assert!(!is_method(other), "{other}");
         }

@@ -14,10 +14,10 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -34,11 +34,16 @@ use crate::{
     clock::Clock,
     connections::{Activity, LimitedListener, Places, Protocol, Security},
     contract::Contract,
-    domain::{access::Requirement, method_roles::http_requirement},
+    domain::{
+        access::Requirement,
+        client_certificate::ClientCertificate,
+        http_paths::{HttpPath, HttpSocket},
+    },
     error::Error,
     metrics::{self, Exporter},
     readiness::Readiness,
     request_log::RequestLog,
+    request_rates::RequestRates,
     store::Store,
     workers::wake::Wake,
 };
@@ -47,9 +52,6 @@ use crate::{
 const MAX_CONNECTIONS: usize = 512;
 /// And of one address, where that is limited.
 const MAX_OF_ADDRESS: usize = 256;
-
-/// The path of the description of the services.
-const OPENAPI: &str = "/openapi.json";
 
 /// The services over HTTP, which answer the paths of their methods.
 pub(crate) type RpcService = BoxCloneSyncService<Request, Response, Infallible>;
@@ -79,21 +81,10 @@ pub(crate) struct Http {
     pub(crate) requests: RequestLog,
     /// Who asks for metrics.
     pub(crate) authenticator: Authenticator,
+    /// How often.
+    pub(crate) rates: RequestRates,
     /// The connections that one address may have, if that is limited.
     pub(crate) connections_of_address: Option<usize>,
-}
-
-/// Which paths a socket serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Paths {
-    /// The services, webhooks, health and metrics.
-    All,
-    /// The services, health and metrics.
-    WithoutWebhooks,
-    /// Health and metrics, for everyone who reaches the socket.
-    Metrics,
-    /// Webhooks alone.
-    Webhooks,
 }
 
 impl Paths {
@@ -108,6 +99,7 @@ struct Shared {
     requests: RequestLog,
     exporter: Option<Exporter>,
     authenticator: Authenticator,
+    rates: RequestRates,
     webhooks: Webhooks,
     rpc: RpcOverHttp,
     places: Places,
@@ -130,6 +122,7 @@ impl HttpServer {
             requests: http.requests.clone(),
             exporter,
             authenticator: http.authenticator.clone(),
+            rates: http.rates.clone(),
             webhooks: Webhooks::new(http),
             rpc,
         }))
@@ -143,12 +136,12 @@ impl HttpServer {
         &self,
         listener: TcpListener,
         security: Security,
-        paths: Paths,
+        socket: HttpSocket,
         shutdown: &CancellationToken,
     ) -> std::io::Result<()> {
         let address = listener.local_addr()?;
-        tracing::info!(%address, ?paths, "serving HTTP");
-        let (protocol, rpc) = if paths.have_services() {
+        tracing::info!(%address, paths = ?socket, "serving HTTP");
+        let (protocol, rpc) = if socket.has_services() {
             let rpc = &self.0.rpc;
             let service = (rpc.service.clone(), Arc::clone(&rpc.cors));
             (Protocol::Http, Some(service))
@@ -157,7 +150,7 @@ impl HttpServer {
         };
         let listener = LimitedListener::new(listener, protocol, security, self.0.places);
         let closing = listener.close_unwanted();
-        let front = Front::new(self.router(paths), rpc);
+        let front = Front::new(self.router(socket), rpc);
         let builder = connections::Builder::new(protocol, self.0.rpc.streams_per_connection);
         tokio::select! {
             never = closing => match never {},
@@ -165,27 +158,19 @@ impl HttpServer {
         }
     }
 
-    fn router(&self, paths: Paths) -> Router {
-        let mut router = Router::new();
-        if matches!(paths, Paths::All | Paths::Webhooks) {
-            router = router.route("/webhooks/stripe", post(receive_webhook));
-        }
-        if paths != Paths::Webhooks {
-            router = router
-                .route("/health/live", get(async || "live\n"))
-                .route("/health/ready", get(show_ready))
-                .route("/metrics", get(show_metrics));
-        }
-        if paths.have_services() {
-            router = router.route(OPENAPI, get(show_openapi));
-        }
-        let mut router = router.fallback(async || (StatusCode::NOT_FOUND, "not found\n"));
-        // What is public looks no key up.
-        if paths.have_services() {
-            let check = middleware::from_fn_with_state(Arc::clone(&self.0), check_access);
-            router = router.layer(check);
-        }
+    /// The paths that the table has for a socket, and no other.
+    fn router(&self, socket: HttpSocket) -> Router {
+        let served = HttpPath::ALL
+            .into_iter()
+            .filter(|path| path.requirement(socket).is_some());
+        let router = served.fold(Router::new(), |router, path| {
+            router.route(path.name(), handler(path))
+        });
+        let shared = Arc::clone(&self.0);
+        let check = middleware::from_fn_with_state((shared, socket), check_access);
         router
+            .fallback(async || not_found())
+            .layer(check)
             .layer(CatchPanicLayer::custom(panicked))
             .layer(middleware::from_fn_with_state(
                 self.0.requests.clone(),
@@ -195,38 +180,39 @@ impl HttpServer {
     }
 }
 
-/// Passes a request on if its path demands nothing, or its caller has the role.
-async fn check_access(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let requirement = match http_requirement(request.uri().path()) {
-        None => return (StatusCode::NOT_FOUND, "not found\n").into_response(),
+fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
+    match path {
+        HttpPath::Live => get(async || "live\n"),
+        HttpPath::Ready => get(show_ready),
+        HttpPath::Metrics => get(show_metrics),
+        HttpPath::OpenApi => get(show_openapi),
+        HttpPath::StripeWebhooks => post(receive_webhook),
+    }
+}
+
+fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "not found\n").into_response()
+}
+
+/// Passes a request on if its path demands nothing on the socket, or its caller has the role.
+async fn check_access(
+    State((shared, socket)): State<(Arc<Shared>, HttpSocket)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = HttpPath::find(request.uri().path());
+    let requirement = match path.and_then(|path| path.requirement(socket)) {
+        None => return not_found(),
+        // What is public looks no key up.
         Some(Requirement::Nothing) => return next.run(request).await,
         Some(requirement) => requirement,
     };
-    let connection = request.extensions().get::<Arc<Activity>>().cloned();
-    let certificate = connection.as_ref().and_then(|of| of.client_certificate());
-    let authenticator = &shared.authenticator;
-    let caller = authenticator
-        .authenticate(request.headers(), certificate)
-        .await;
-    let allowed = caller.and_then(|caller| {
-        let checked = caller.check_role(requirement);
-        let checked = match requirement {
-            // It shows nothing that is stored.
-            Requirement::AnyRole => checked,
-            _ => checked.and_then(|()| caller.check_everything()),
-        };
-        checked.map_err(Error::PermissionDenied)
-    });
-    match allowed {
+    let connection = request.extensions().get::<Arc<Activity>>();
+    let certificate = connection.and_then(|of| of.client_certificate());
+    let allowed = shared.allow(request.headers(), certificate, requirement);
+    match allowed.await {
         Ok(()) => next.run(request).await,
-        Err(error) => {
-            let status = match error {
-                Error::Unauthenticated => StatusCode::UNAUTHORIZED,
-                Error::PermissionDenied(_) => StatusCode::FORBIDDEN,
-                _ => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            (status, format!("{error}\n")).into_response()
-        }
+        Err(error) => refusal(&error),
     }
 }
 
@@ -235,10 +221,48 @@ async fn show_openapi(State(shared): State<Arc<Shared>>) -> Response {
     (json, Body::from(shared.rpc.contract.openapi_text())).into_response()
 }
 
+impl Shared {
+    async fn allow(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+        requirement: Requirement,
+    ) -> Result<(), Error> {
+        let caller = self
+            .authenticator
+            .authenticate(headers, certificate)
+            .await?;
+        self.rates.check(&caller)?;
+        let checked = caller.check_role(requirement);
+        let checked = match requirement {
+            // It shows nothing that is stored.
+            Requirement::AnyRole => checked,
+            _ => checked.and_then(|()| caller.check_everything()),
+        };
+        checked.map_err(Error::PermissionDenied)
+    }
+}
+
+fn refusal(error: &Error) -> Response {
+    let status = match error {
+        Error::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Error::PermissionDenied(_) => StatusCode::FORBIDDEN,
+        Error::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut answer = (status, format!("{error}\n")).into_response();
+    if let Error::TooManyRequests { retry_after, .. } = error {
+        // In whole seconds, and never sooner than it may be sent again.
+        let secs = HeaderValue::from(retry_after.as_secs().saturating_add(1));
+        answer.headers_mut().insert(header::RETRY_AFTER, secs);
+    }
+    answer
+}
+
 async fn show_metrics(State(shared): State<Arc<Shared>>) -> Response {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
     let Some(exporter) = &shared.exporter else {
-        return (StatusCode::NOT_FOUND, "not found\n").into_response();
+        return not_found();
     };
     metrics::waiting_increments(shared.readiness.waiting_increments());
     ([(header::CONTENT_TYPE, TEXT)], exporter.render()).into_response()

@@ -8,7 +8,7 @@ use axum::{
 use tracing::Instrument as _;
 
 use crate::{
-    domain::method_roles::http_path_name,
+    domain::http_paths::HttpPath,
     request_context::{REQUEST_ID, RequestContext},
     request_log::RequestLog,
 };
@@ -20,7 +20,9 @@ pub(super) async fn name_request(
     next: Next,
 ) -> Response {
     let context = RequestContext::of(request.headers());
-    let span = context.span(http_path_name(request.uri().path()));
+    // What is not known can be any text.
+    let path = HttpPath::find(request.uri().path());
+    let span = context.span(path.map_or("unknown", HttpPath::name));
     let header = context.header();
     let mut open = log.begin(span.clone());
     request.extensions_mut().insert(context.clone());

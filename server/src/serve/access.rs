@@ -15,7 +15,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 use uuid::Uuid;
 
-use super::request_rates::RequestRates;
 use crate::{
     authentication::Authenticator,
     connections::Activity,
@@ -26,6 +25,7 @@ use crate::{
     },
     error::{Error, Result},
     request_context::RequestContext,
+    request_rates::RequestRates,
     rpc::{actor::ActionId, auditor::Auditor},
 };
 

@@ -5,6 +5,9 @@
 //! count from the moment that it exists until the last of them is written to the connection. Past a limit a call is
 //! refused before anything is done for it. An answer that only reads is refused too if it does not fit; one that
 //! confirms a change is always kept, or its caller would not know that the change was made.
+//!
+//! The limits are those of a connection, of a caller over all its connections, and of all callers. So this is within the
+//! check of who calls, and calls that need no key have a small pool of their own.
 
 use std::{
     convert::Infallible,
@@ -18,22 +21,36 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
+use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::pools::{Full, Limits, Pools, Share};
 use crate::{
-    connections::{Activity, Call, Unread},
-    domain::{access::Requirement, method_roles::requirement},
+    connections::{Activity, Call},
+    domain::access::Caller,
     error::Error,
 };
 
-/// Unread bytes over all connections, and of one connection.
-const MAX_UNREAD_BYTES: usize = 64 * 1024 * 1024;
+/// Unread bytes of one connection.
 const MAX_UNREAD_OF_CONNECTION: usize = 8 * 1024 * 1024;
-/// What every connection may leave unread, whatever the others do: connections that read nothing do not refuse the small
-/// answers of others, such as health.
-const OWN_BYTES: usize = 16 * 1024;
+/// Unread bytes. The last part is kept for callers with small answers, so that those who read nothing leave room for others.
+const OF_CALLERS: Limits = Limits {
+    all: 64 * 1024 * 1024,
+    of_caller: 16 * 1024 * 1024,
+    small: 256 * 1024,
+    kept_for_small: 16 * 1024 * 1024,
+    always: 16 * 1024,
+};
+/// Those of calls that need no key, such as health checks. A few of each connection always fit: no flood of them makes a
+/// load balancer believe that the service is down.
+const OF_STRANGERS: Limits = Limits {
+    all: 8 * 1024 * 1024,
+    of_caller: 64 * 1024,
+    small: 64 * 1024,
+    kept_for_small: 0,
+    always: 4 * 1024,
+};
 /// The least that is counted for a call, also before its answer exists: its stream takes memory too.
 const MIN_BYTES: usize = 1_024;
 /// Calls that change nothing. Their answers can be refused.
@@ -54,9 +71,13 @@ const READS: [&str; 13] = [
 ];
 
 /// Limits the answers of the services that it wraps.
-#[derive(Clone, Debug, Default)]
-pub(super) struct AnswerLimit {
-    all: Arc<Unread>,
+#[derive(Clone, Debug)]
+pub(super) struct AnswerLimit(Pools);
+
+impl Default for AnswerLimit {
+    fn default() -> Self {
+        Self(Pools::new(OF_CALLERS, OF_STRANGERS))
+    }
 }
 
 impl<S> Layer<S> for AnswerLimit {
@@ -65,7 +86,7 @@ impl<S> Layer<S> for AnswerLimit {
     fn layer(&self, inner: S) -> Limited<S> {
         Limited {
             inner,
-            all: Arc::clone(&self.all),
+            pools: self.0.clone(),
         }
     }
 }
@@ -74,7 +95,7 @@ impl<S> Layer<S> for AnswerLimit {
 #[derive(Clone, Debug)]
 pub(super) struct Limited<S> {
     inner: S,
-    all: Arc<Unread>,
+    pools: Pools,
 }
 
 impl<S, B> Service<Request<Body>> for Limited<S>
@@ -96,15 +117,12 @@ where
             let answer = self.inner.call(request);
             return Box::pin(async { Ok(answer.await?.map(Body::new)) });
         };
-        // What tonic stores for a plain TCP connection.
-        request.extensions_mut().insert(TcpConnectInfo {
-            local_addr: None,
-            remote_addr: Some(connection.peer()),
-        });
-        // What needs no key keeps no place from those who have one.
-        let needs_key = requirement(request.uri().path()) != Some(Requirement::Nothing);
-        let call = needs_key.then(|| connection.begin_call());
-        let held = match Held::reserve(connection, Arc::clone(&self.all)) {
+        let call = request.extensions_mut().remove::<Arc<Call>>();
+        let caller = request.extensions().get::<Arc<Caller>>();
+        let share = self
+            .pools
+            .share(caller.map(AsRef::as_ref), connection.answers());
+        let held = match Held::reserve(connection, share) {
             Ok(held) => held,
             Err(error) => return Box::pin(ready(Ok(refused(error)))),
         };
@@ -121,7 +139,7 @@ where
 async fn limited<B>(
     answer: Response<B>,
     mut held: Held,
-    call: Option<Call>,
+    call: Option<Arc<Call>>,
     may_refuse: bool,
 ) -> Response<Body>
 where
@@ -155,54 +173,46 @@ fn refused(error: Error) -> Response<Body> {
 /// Bytes that count as unread until this is dropped.
 struct Held {
     connection: Arc<Activity>,
-    all: Arc<Unread>,
-    bytes: usize,
+    share: Share,
     is_answer: bool,
 }
 
 impl Held {
-    /// Reserves the least that a call counts.
-    fn reserve(connection: Arc<Activity>, all: Arc<Unread>) -> Result<Self, Error> {
-        let mut held = Self {
+    fn new(connection: Arc<Activity>, share: Share) -> Self {
+        Self {
             connection,
-            all,
-            bytes: 0,
+            share,
             is_answer: false,
-        };
+        }
+    }
+
+    /// Reserves the least that a call counts.
+    fn reserve(connection: Arc<Activity>, share: Share) -> Result<Self, Error> {
+        let mut held = Self::new(connection, share);
         held.try_add(MIN_BYTES)?;
         Ok(held)
     }
 
     fn try_add(&mut self, bytes: usize) -> Result<(), Error> {
         let unread = self.connection.unread();
-        let own = unread
+        let refused = |unread, limit| Error::AnswersUnread { unread, limit };
+        unread
             .try_add(bytes, MAX_UNREAD_OF_CONNECTION)
-            .map_err(|unread| Error::AnswersUnread {
-                unread,
-                limit: MAX_UNREAD_OF_CONNECTION,
-            })?;
-        if own <= OWN_BYTES {
-            self.all.add(bytes);
-        } else if let Err(sum) = self.all.try_add(bytes, MAX_UNREAD_BYTES) {
+            .map_err(|unread| refused(unread, MAX_UNREAD_OF_CONNECTION))?;
+        self.share.try_add(bytes).map_err(|Full { held, limit }| {
             unread.remove(bytes);
-            return Err(Error::AnswersUnread {
-                unread: sum,
-                limit: MAX_UNREAD_BYTES,
-            });
-        }
-        self.bytes = self.bytes.saturating_add(bytes);
-        Ok(())
+            refused(held, limit)
+        })
     }
 
     /// Counts an answer of this size.
     fn grow(&mut self, size: usize, may_refuse: bool) -> Result<(), Error> {
-        let more = size.saturating_sub(self.bytes);
+        let more = size.saturating_sub(self.share.bytes());
         if may_refuse {
             self.try_add(more)?;
         } else {
             self.connection.unread().add(more);
-            self.all.add(more);
-            self.bytes = self.bytes.saturating_add(more);
+            self.share.add(more);
         }
         if !self.is_answer {
             self.is_answer = true;
@@ -214,8 +224,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.connection.unread().remove(self.bytes);
-        self.all.remove(self.bytes);
+        self.connection.unread().remove(self.share.bytes());
         if self.is_answer {
             self.connection.unread().end_answer();
         }
@@ -242,7 +251,7 @@ struct LimitedBody<B> {
     /// What is counted for the next bytes.
     held: Option<Held>,
     /// The connection keeps its place until the answer has ended.
-    _call: Option<Call>,
+    _call: Option<Arc<Call>>,
 }
 
 impl<B> LimitedBody<B> {
@@ -253,12 +262,8 @@ impl<B> LimitedBody<B> {
         frame.map_data(|bytes| {
             // Cannot fail: only an answer that may be refused can exceed a limit, and it was counted before.
             let _ = held.grow(bytes.len(), false);
-            self.held = Some(Held {
-                connection: Arc::clone(&held.connection),
-                all: Arc::clone(&held.all),
-                bytes: 0,
-                is_answer: false,
-            });
+            let next = Held::new(Arc::clone(&held.connection), held.share.another());
+            self.held = Some(next);
             Bytes::from_owner(AnswerBytes { bytes, _held: held })
         })
     }

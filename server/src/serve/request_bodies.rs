@@ -16,32 +16,36 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use moka::sync::Cache;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{connect::ConnectCall, sockets::MAX_MESSAGE_BYTES};
-use crate::{
-    connections::{Activity, HeldBytes},
-    domain::{access::Caller, caller_id::CallerId},
-    error::Error,
+use super::{
+    connect::ConnectCall,
+    pools::{Limits, Pools, Share},
+    sockets::MAX_MESSAGE_BYTES,
 };
+use crate::{connections::Activity, domain::access::Caller, error::Error};
 
-/// Bytes of unfinished requests of all callers, and of one.
-const MAX_BYTES: usize = 128 * 1024 * 1024;
-const MAX_OF_CALLER: usize = 32 * 1024 * 1024;
-/// Bytes of a caller's small requests. The last part of `MAX_BYTES` is kept for them, so that callers of large requests
-/// leave room for the others.
+/// Bytes of unfinished requests. The last part is kept for callers of small ones, so that callers of large requests leave
+/// room for the others.
+const OF_CALLERS: Limits = Limits {
+    all: 128 * 1024 * 1024,
+    of_caller: 32 * 1024 * 1024,
+    small: SMALL_BYTES,
+    kept_for_small: 16 * 1024 * 1024,
+    always: 0,
+};
+/// Those of calls for which no caller is looked up, such as health checks.
+const OF_STRANGERS: Limits = Limits {
+    all: 8 * 1024 * 1024,
+    of_caller: SMALL_BYTES,
+    small: SMALL_BYTES,
+    kept_for_small: 0,
+    always: 0,
+};
 const SMALL_BYTES: usize = 64 * 1024;
-const KEPT_FOR_SMALL: usize = 16 * 1024 * 1024;
-/// Bytes of unfinished requests of all whose callers are not looked up, such as of health checks. Whoever can reach the
-/// socket can send them, so they take nothing from the others.
-const MAX_OF_STRANGERS: usize = 8 * 1024 * 1024;
-/// Callers that are remembered, for longer than a request may take to arrive.
-const REMEMBERED_CALLERS: u64 = 100_000;
-const FORGET_AFTER: Duration = Duration::from_mins(2);
 /// What begins a message in gRPC.
 const PREFIX_BYTES: usize = 5;
 /// How long a message may take to arrive.
@@ -49,22 +53,11 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Limits the requests to the services that it wraps.
 #[derive(Clone, Debug)]
-pub(super) struct RequestLimit {
-    all: Arc<Pool>,
-    strangers: Arc<Pool>,
-    callers: Cache<CallerId, Arc<HeldBytes>>,
-}
+pub(super) struct RequestLimit(Pools);
 
 impl Default for RequestLimit {
     fn default() -> Self {
-        Self {
-            all: Arc::new(Pool::new(MAX_BYTES, MAX_OF_CALLER, KEPT_FOR_SMALL)),
-            strangers: Arc::new(Pool::new(MAX_OF_STRANGERS, SMALL_BYTES, 0)),
-            callers: Cache::builder()
-                .max_capacity(REMEMBERED_CALLERS)
-                .time_to_idle(FORGET_AFTER)
-                .build(),
-        }
+        Self(Pools::new(OF_CALLERS, OF_STRANGERS))
     }
 }
 
@@ -107,20 +100,7 @@ where
         let call = request.extensions().get::<ConnectCall>();
         let is_message = call.is_some_and(|call| !call.has_envelopes);
         let caller = request.extensions().get::<Arc<Caller>>();
-        let own = match caller.and_then(|caller| CallerId::of(caller)) {
-            Some(id) => self.limit.callers.get_with(id, Arc::default),
-            None => Arc::clone(connection.unfinished()),
-        };
-        let pool = if caller.is_some() {
-            &self.limit.all
-        } else {
-            &self.limit.strangers
-        };
-        let held = Held {
-            own,
-            pool: Arc::clone(pool),
-            bytes: 0,
-        };
+        let held = (self.limit.0).share(caller.map(AsRef::as_ref), connection.unfinished());
         let limited = |body| {
             let limited = LimitedBody::new(body, held, is_stream);
             Body::new(LimitedBody {
@@ -132,76 +112,10 @@ where
     }
 }
 
-/// Bytes of many callers, with their limit.
-#[derive(Debug)]
-struct Pool {
-    held: HeldBytes,
-    limit: usize,
-    /// The limit of one caller.
-    of_caller: usize,
-    /// The part of the limit that is for callers with small requests.
-    kept_for_small: usize,
-}
-
-impl Pool {
-    fn new(limit: usize, of_caller: usize, kept_for_small: usize) -> Self {
-        Self {
-            held: HeldBytes::default(),
-            limit,
-            of_caller,
-            kept_for_small,
-        }
-    }
-}
-
-/// Bytes that count until this is dropped.
-struct Held {
-    own: Arc<HeldBytes>,
-    pool: Arc<Pool>,
-    bytes: usize,
-}
-
-impl Held {
-    /// Counts at least this many bytes.
-    fn grow(&mut self, size: usize) -> Result<(), Error> {
-        let bytes = size.saturating_sub(self.bytes);
-        let refused = |held, limit| Error::RequestsUnfinished { held, limit };
-        let own = self
-            .own
-            .try_add(bytes, self.pool.of_caller)
-            .map_err(|held| refused(held, self.pool.of_caller))?;
-        let limit = if own <= SMALL_BYTES {
-            self.pool.limit
-        } else {
-            self.pool.limit.saturating_sub(self.pool.kept_for_small)
-        };
-        if let Err(held) = self.pool.held.try_add(bytes, limit) {
-            self.own.remove(bytes);
-            return Err(refused(held, limit));
-        }
-        self.bytes = self.bytes.saturating_add(bytes);
-        Ok(())
-    }
-}
-
-impl Held {
-    fn release(&mut self) {
-        self.own.remove(self.bytes);
-        self.pool.held.remove(self.bytes);
-        self.bytes = 0;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 /// A request whose bytes are counted.
 struct LimitedBody {
     body: Body,
-    held: Held,
+    held: Share,
     /// What has arrived of the message that is not complete.
     arrived: usize,
     /// What begins it: whether it is compressed, and its length.
@@ -215,7 +129,7 @@ struct LimitedBody {
 }
 
 impl LimitedBody {
-    fn new(body: Body, held: Held, is_stream: bool) -> Self {
+    fn new(body: Body, held: Share, is_stream: bool) -> Self {
         Self {
             body,
             held,
@@ -227,10 +141,21 @@ impl LimitedBody {
         }
     }
 
+    /// Holds at least this many bytes.
+    fn hold(&mut self, size: usize) -> Result<(), Error> {
+        let bytes = size.saturating_sub(self.held.bytes());
+        self.held
+            .try_add(bytes)
+            .map_err(|full| Error::RequestsUnfinished {
+                held: full.held,
+                limit: full.limit,
+            })
+    }
+
     fn count(&mut self, mut data: &[u8]) -> Result<(), Error> {
         if self.is_message {
             self.arrived = self.arrived.saturating_add(data.len());
-            return self.held.grow(self.arrived.min(MAX_MESSAGE_BYTES));
+            return self.hold(self.arrived.min(MAX_MESSAGE_BYTES));
         }
         while !data.is_empty() {
             if self.arrived < PREFIX_BYTES {
@@ -258,7 +183,7 @@ impl LimitedBody {
                 self.deadline = None;
             } else {
                 // A larger one is refused when it is read.
-                self.held.grow(length.min(MAX_MESSAGE_BYTES))?;
+                self.hold(length.min(MAX_MESSAGE_BYTES))?;
             }
         }
         Ok(())
@@ -308,6 +233,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::{connections::HeldBytes, serve::pools::Pool};
 
     type Frames = Vec<Result<Frame<Bytes>, Status>>;
 
@@ -320,7 +246,7 @@ mod tests {
     }
 
     fn of_callers() -> Arc<Pool> {
-        RequestLimit::default().all
+        RequestLimit::default().0.callers
     }
 
     /// A request of these frames, and then of nothing more.
@@ -331,11 +257,7 @@ mod tests {
             .collect();
         let frames = stream::iter(frames);
         let frames = futures_util::StreamExt::chain(frames, stream::pending());
-        let held = Held {
-            own: Arc::clone(own),
-            pool: Arc::clone(all),
-            bytes: 0,
-        };
+        let held = Share::new(own, all);
         LimitedBody::new(Body::new(StreamBody::new(frames)), held, false)
     }
 
@@ -425,7 +347,7 @@ mod tests {
         let all = of_callers();
         let message = begun(MAX_MESSAGE_BYTES, 1);
         let mut bodies = Vec::new();
-        while held(&all.held) + MAX_MESSAGE_BYTES <= MAX_BYTES - KEPT_FOR_SMALL {
+        while held(&all.held) + MAX_MESSAGE_BYTES <= OF_CALLERS.all - OF_CALLERS.kept_for_small {
             let own = Arc::default();
             let before = held(&all.held);
             let refused = loop {
@@ -437,14 +359,14 @@ mod tests {
             };
             assert_eq!(refused, Code::ResourceExhausted);
             let of_caller = held(&all.held) - before;
-            assert!((MAX_MESSAGE_BYTES..=MAX_OF_CALLER).contains(&of_caller));
+            assert!((MAX_MESSAGE_BYTES..=OF_CALLERS.of_caller).contains(&of_caller));
         }
         let (small, own) = (begun(SMALL_BYTES, 1), Arc::default());
         let mut first = unfinished(std::slice::from_ref(&small), &own, &all);
         next(&mut first).await.unwrap();
         let mut large = unfinished(std::slice::from_ref(&message), &own, &all);
         assert_eq!(next(&mut large).await, Err(Code::ResourceExhausted));
-        for _ in 0..MAX_BYTES / SMALL_BYTES {
+        for _ in 0..OF_CALLERS.all / SMALL_BYTES {
             let mut body = unfinished(std::slice::from_ref(&small), &Arc::default(), &all);
             if next(&mut body).await.is_err() {
                 break;
@@ -452,7 +374,7 @@ mod tests {
             bodies.push(body);
         }
         assert!(
-            held(&all.held) <= MAX_BYTES,
+            held(&all.held) <= OF_CALLERS.all,
             "however many callers there are"
         );
         drop(bodies);
@@ -462,7 +384,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_are_not_looked_up_take_nothing_from_callers() {
-        let limit = RequestLimit::default();
+        let limit = RequestLimit::default().0;
         let check = begun(1_000, 1);
         let mut bodies = Vec::new();
         let refused = loop {
@@ -474,9 +396,9 @@ mod tests {
             }
         };
         assert_eq!(refused, Code::ResourceExhausted);
-        assert_eq!(held(&limit.all.held), 0);
+        assert_eq!(held(&limit.callers.held), 0);
         let message = begun(MAX_MESSAGE_BYTES, 1);
-        let mut batch = unfinished(&[message], &Arc::default(), &limit.all);
+        let mut batch = unfinished(&[message], &Arc::default(), &limit.callers);
         next(&mut batch).await.unwrap();
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{access::AccessCheck, error::ServeError, request_rates::RequestRates};
+use super::{access::AccessCheck, error::ServeError};
 use crate::{
     authentication::Authenticator,
     clock::Clock,
@@ -16,6 +16,7 @@ use crate::{
     ingest::WriteBatcher,
     metrics::Exporter,
     reconciliation::Reconciler,
+    request_rates::RequestRates,
     rpc::{
         access_service::AccessRpc, account_deletion::MAX_EXPORTS, account_service::AccountRpc,
         auditor::Auditor, health_service::HealthRpc, operations_service::OperationsRpc,
@@ -64,6 +65,7 @@ pub(super) struct Services {
     pub(super) store: Store,
     pub(super) signals: Arc<Signals>,
     pub(super) reporter: Arc<Reporter>,
+    pub(super) rates: RequestRates,
     meters: Arc<Meters>,
     reconciler: Arc<Reconciler>,
     /// Absent without a Stripe key, as is everything that needs Stripe.
@@ -133,6 +135,7 @@ impl Services {
             store,
             signals,
             reporter,
+            rates: RequestRates::new(config.access.requests_per_sec),
             meters,
             reconciler: Arc::new(reconciler),
             stripe,
@@ -197,7 +200,7 @@ impl Services {
             check: AccessCheck {
                 authenticator,
                 auditor,
-                rates: RequestRates::new(config.access.requests_per_sec),
+                rates: self.rates.clone(),
             },
         }
     }

@@ -18,6 +18,7 @@ use usage_proto::v1::{
 use super::{
     answers::AnswerLimit,
     call_metrics::CallMetrics,
+    call_places::CallPlaces,
     connect::{self, Messages, RpcStack},
     error::ServeError,
     grpc_errors::GrpcErrors,
@@ -30,8 +31,9 @@ use crate::{
     config::Config,
     connections::{LimitedListener, Places, Protocol, Security},
     contract::Contract,
+    domain::http_paths::HttpSocket,
     error::Error,
-    http::{Http, HttpServer, Paths, RpcOverHttp, cors::Cors},
+    http::{Http, HttpServer, RpcOverHttp, cors::Cors},
     metrics::{Calls, Exporter},
     request_log::RequestLog,
     tls::{Clients, Tls},
@@ -129,8 +131,10 @@ fn rpc_stack(
         .layer(GrpcErrors)
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(AnswerLimit::default())
+        .layer(CallPlaces)
         .layer(rpc.check)
+        // Their limits are those of callers.
+        .layer(AnswerLimit::default())
         .layer(RequestLimit::default())
         .layer(Messages(Arc::clone(contract)))
         .service(routes);
@@ -197,23 +201,23 @@ async fn serve_http(
         ),
         _ => {}
     }
-    let paths = if webhooks.is_some() {
-        Paths::WithoutWebhooks
+    let main = if webhooks.is_some() {
+        HttpSocket::WithoutWebhooks
     } else {
-        Paths::All
+        HttpSocket::All
     };
-    let serve = async |listener: Option<TcpListener>, paths, clients| match listener {
+    let serve = async |listener: Option<TcpListener>, socket, clients| match listener {
         Some(listener) => {
             let security = security(tls, clients);
-            server.serve(listener, security, paths, shutdown).await
+            server.serve(listener, security, socket, shutdown).await
         }
         None => Ok(()),
     };
     let serving = async {
         tokio::try_join!(
-            serve(all, paths, Clients::Authenticated),
-            serve(webhooks, Paths::Webhooks, Clients::Anonymous),
-            serve(metrics, Paths::Metrics, Clients::Anonymous),
+            serve(all, main, Clients::Authenticated),
+            serve(webhooks, HttpSocket::Webhooks, Clients::Anonymous),
+            serve(metrics, HttpSocket::Metrics, Clients::Anonymous),
         )
     };
     tokio::select! {

@@ -1,17 +1,20 @@
 //! Queries of API keys. None is ever deleted: in a database in which one was created, every call needs a key for ever.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, TryInsertResult,
+    QueryOrder as _, QuerySelect as _, Statement, TryInsertResult, Value,
     sea_query::{Expr, ExprTrait as _},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::{FIRST_KEY_LOCK, Store, audit::write_entry, key_entries, lock};
+use super::{
+    FIRST_KEY_LOCK, Store, audit::write_entry, columns::columns, key_entries, lock,
+    postgres_arrays::texts, value_rows::ValueRows,
+};
 use crate::{
     domain::{
         HOUR_MS, Millis,
@@ -32,6 +35,27 @@ pub(crate) struct StoredKey {
     pub(crate) key: ApiKey,
     pub(crate) hash: SecretHash,
 }
+
+/// Keys as they were read.
+#[derive(Debug)]
+pub(crate) struct StoredKeys {
+    /// In any order.
+    pub(crate) found: Vec<StoredKey>,
+    /// Those whose rows cannot be read.
+    pub(crate) damaged: Vec<KeyId>,
+}
+
+static FIND_POSTGRES: LazyLock<String> = LazyLock::new(|| {
+    let columns = columns::<api_key::Entity>("k");
+    format!("SELECT {columns} FROM api_keys AS k WHERE k.id = ANY($1)")
+});
+
+static FIND_SQLITE: ValueRows<1> = ValueRows::new(|| {
+    ValueRows::<1>::around_rows(
+        &format!("SELECT {} FROM ", columns::<api_key::Entity>("k")),
+        " CROSS JOIN api_keys AS k WHERE k.id = column1",
+    )
+});
 
 /// The column `scope`.
 #[derive(Default, Serialize, Deserialize)]
@@ -69,14 +93,43 @@ impl Store {
         }
     }
 
-    /// A key, also one that is not valid any more.
-    pub(crate) async fn find_api_key(&self, id: KeyId) -> Result<Option<StoredKey>> {
-        let find = || async {
-            let query = api_key::Entity::find_by_id(id.to_string());
-            query.one(&self.access).await
+    /// The keys with some ids, also those that are not valid any more. A row that cannot be read is logged.
+    pub(crate) async fn find_api_keys(&self, ids: &[KeyId]) -> Result<StoredKeys> {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let statements = if self.backend() == DbBackend::Sqlite {
+            let rows = ids.iter().map(|id| [Value::from(id.as_str())]);
+            FIND_SQLITE.statements(rows, &[Value::String(None)])?
+        } else {
+            let values = [texts(ids.iter().map(String::as_str))];
+            vec![Statement::from_sql_and_values(
+                DbBackend::Postgres,
+                FIND_POSTGRES.as_str(),
+                values,
+            )]
         };
-        let row = self.read_access(find).await?;
-        Ok(row.map(stored_key).transpose()?)
+        let find = || async {
+            let mut rows = Vec::new();
+            for statement in statements.clone() {
+                let found = api_key::Entity::find().from_raw_sql(statement);
+                rows.extend(found.all(&self.access).await?);
+            }
+            Ok(rows)
+        };
+        let mut keys = StoredKeys {
+            found: Vec::new(),
+            damaged: Vec::new(),
+        };
+        for row in self.read_access(find).await? {
+            let id = KeyId::parse(&row.id);
+            match stored_key(row) {
+                Ok(key) => keys.found.push(key),
+                Err(error) => {
+                    Error::from(error).log();
+                    keys.damaged.extend(id);
+                }
+            }
+        }
+        Ok(keys)
     }
 
     /// The ids of all keys, up to a limit.

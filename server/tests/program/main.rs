@@ -16,12 +16,16 @@ mod certificates;
 mod commands;
 mod connections;
 mod connections_of_address;
+mod database_outages;
 mod deployment;
 mod documented;
 #[path = "../../../tests/it/support/documented.rs"]
 mod documented_commands;
 mod frames;
 mod health;
+mod keyed;
+#[path = "../../../tests/it/support/latency.rs"]
+mod latency;
 mod load;
 mod log;
 mod malformed;
@@ -40,6 +44,7 @@ mod remote;
 mod secrets;
 mod settings;
 mod shutdown;
+mod strangers;
 mod traces;
 mod unfinished;
 mod upgrade;

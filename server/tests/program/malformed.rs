@@ -56,7 +56,7 @@ async fn malformed_inputs_end_no_process_and_keep_no_one_out() {
     while let Some(sent) = sending.join_next().await {
         sent.unwrap();
     }
-    assert!(other.stop().await > 0);
+    other.stop().await;
     call(&process.client()).await;
     let log = process.log();
     assert!(!log.contains("panicked"), "{log}");

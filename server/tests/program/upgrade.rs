@@ -56,16 +56,79 @@ async fn report(process: &Process) {
     within("a run", run.unwrap().summary()).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_of_two_versions_share_a_database_under_load() {
-    let cluster = match Cluster::start(Durability::Off) {
-        Ok(cluster) => cluster,
+/// A cluster, or `None` where PostgreSQL is not installed; in CI that fails.
+fn cluster() -> Option<Cluster> {
+    match Cluster::start(Durability::Off) {
+        Ok(cluster) => Some(cluster),
         Err(StartError::Unavailable(missing)) => {
             let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
             assert!(!is_ci, "{missing}");
-            return eprintln!("SKIPPED: {missing}");
+            eprintln!("SKIPPED: {missing}");
+            None
         }
         Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
+    }
+}
+
+/// What the new version does before it serves.
+fn migrate(url: &str, stripe: &FakeStripe) {
+    let mut command = with_settings(Process::binary(), url, stripe);
+    let migrated = command.arg("migrate").output().unwrap();
+    assert!(migrated.status.success(), "{migrated:?}");
+    if old_binary().is_none() {
+        execute(url, PRETENDED_MIGRATION).unwrap();
+    }
+}
+
+/// Usage, keys and their ends that one replica writes are known to the other one.
+async fn assert_reads_what_is_written(writer: &Process, reader: &Process, account: &str) {
+    let at = now() - TimeDelta::hours(2);
+    let increment = Increment::new(account).quantity(7).timestamp(at).key("k");
+    writer.client().increment(increment.clone()).await.unwrap();
+    let repeated = reader.client().increment(increment.clone()).await.unwrap();
+    assert!(repeated.duplicate, "{account}");
+    assert_eq!(reader.total(account).await, 7);
+    let limited = CreateKey::new(format!("limited {account}"), KeyRole::Writer)
+        .account(account)
+        .account_prefix("team:")
+        .meter(METER)
+        .expires_at(now() + TimeDelta::days(1));
+    let limited = writer.client().create_key(limited).await.unwrap();
+    let client = UsageClient::builder(reader.endpoint()).api_key(&limited.text);
+    let client = client.connect().await.unwrap();
+    let repeated = client.increment(increment.clone()).await.unwrap();
+    assert!(repeated.duplicate, "{account}");
+    let other = client.increment(Increment::new("acct")).await.unwrap_err();
+    assert_eq!(other.reason(), Some(&Reason::PermissionDenied), "{other}");
+    writer.client().revoke_key(limited.key.id).await.unwrap();
+    wait_until("a revoked key", || async {
+        let refused = client.increment(increment.clone()).await;
+        refused.is_err_and(|error| error.reason() == Some(&Reason::Unauthenticated))
+    })
+    .await;
+}
+
+/// Stops a replica under its load, and repeats at another one what was not acknowledged. Returns the units of the load.
+async fn stop(process: Process, load: Load) -> (i64, Vec<Increment>) {
+    terminate(&process);
+    let (code, log) = process.ended().await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("\"level\":\"ERROR\""), "{log}");
+    let (acknowledged, unanswered) = load.ended().await;
+    let units = acknowledged + i64::try_from(unanswered.len()).unwrap();
+    (units, unanswered)
+}
+
+async fn repeat(process: &Process, unanswered: Vec<Increment>) {
+    for increment in unanswered {
+        process.client().increment(increment).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_two_versions_share_a_database_under_load() {
+    let Some(cluster) = cluster() else {
+        return;
     };
     let url = cluster.create_database().unwrap();
     let stripe = FakeStripe::start(Settings::default()).await.unwrap();
@@ -73,10 +136,10 @@ async fn replicas_of_two_versions_share_a_database_under_load() {
     control.create_meter(METER).await.unwrap();
     control.create_subscribed_customer("cus").await.unwrap();
     control.create_subscribed_customer("cus2").await.unwrap();
+    let start =
+        async |binary: Command| Process::start(with_settings(binary, &url, &stripe), &[]).await;
 
-    let has_old = old_binary().is_some();
-    let binary = || old_binary().unwrap_or_else(Process::binary);
-    let mut old = Process::start(with_settings(binary(), &url, &stripe), &[]).await;
+    let mut old = start(old_binary().unwrap_or_else(Process::binary)).await;
     let client = old.client();
     let admin = client.create_key(CreateKey::new("admin", KeyRole::Admin));
     let admin = admin.await.unwrap().text;
@@ -87,49 +150,15 @@ async fn replicas_of_two_versions_share_a_database_under_load() {
     let on_old = Load::start(&old, "old");
     on_old.wait_for(UNITS).await;
 
-    // What the new version does before it serves, and what it does when it has nothing to migrate.
-    let migrated = with_settings(Process::binary(), &url, &stripe)
-        .arg("migrate")
-        .output()
-        .unwrap();
-    assert!(migrated.status.success(), "{migrated:?}");
-    if !has_old {
-        execute(&url, PRETENDED_MIGRATION).unwrap();
-    }
-    let mut new = Process::start(with_settings(Process::binary(), &url, &stripe), &[]).await;
+    migrate(&url, &stripe);
+    let mut new = start(Process::binary()).await;
     new.use_key(&admin).await;
     let on_new = Load::start(&new, "new");
     on_new.wait_for(UNITS).await;
     on_old.wait_for(3 * UNITS).await;
 
-    // Each reads what the other one wrote.
-    for (writer, reader, account) in [(&old, &new, "first"), (&new, &old, "second")] {
-        let at = now() - TimeDelta::hours(2);
-        let increment = Increment::new(account).quantity(7).timestamp(at).key("k");
-        writer.client().increment(increment.clone()).await.unwrap();
-        let repeated = reader.client().increment(increment).await.unwrap();
-        assert!(repeated.duplicate, "{account}");
-        assert_eq!(reader.total(account).await, 7);
-        let name = format!("limited {account}");
-        let limited = CreateKey::new(name, KeyRole::Writer)
-            .account(account)
-            .account_prefix("team:")
-            .meter(METER)
-            .expires_at(now() + TimeDelta::days(1));
-        let limited = writer.client().create_key(limited).await.unwrap();
-        let client = UsageClient::builder(reader.endpoint()).api_key(&limited.text);
-        let client = client.connect().await.unwrap();
-        let again = Increment::new(account).key("k").quantity(7).timestamp(at);
-        assert!(client.increment(again).await.unwrap().duplicate);
-        let other = client.increment(Increment::new("acct")).await.unwrap_err();
-        assert_eq!(other.reason(), Some(&Reason::PermissionDenied), "{other}");
-        writer.client().revoke_key(limited.key.id).await.unwrap();
-        wait_until("a revoked key", || async {
-            let refused = client.increment(Increment::new(account).key("k")).await;
-            refused.is_err_and(|error| error.reason() == Some(&Reason::Unauthenticated))
-        })
-        .await;
-    }
+    assert_reads_what_is_written(&old, &new, "first").await;
+    assert_reads_what_is_written(&new, &old, "second").await;
     let link = PutAccount::stripe("first", "cus2").bill_from(bill_from);
     new.client().put_account(link).await.unwrap();
     let shown = old.client().get_account("first").await.unwrap();
@@ -142,27 +171,15 @@ async fn replicas_of_two_versions_share_a_database_under_load() {
     for process in [&old, &new, &old, &new] {
         report(process).await;
     }
-    terminate(&old);
-    let (code, log) = old.ended().await;
-    assert_eq!(code, Some(0), "{log}");
-    let (acknowledged, unanswered) = on_old.ended().await;
-    assert!(!log.contains("\"level\":\"ERROR\""), "{log}");
-    for increment in &unanswered {
-        new.client().increment(increment.clone()).await.unwrap();
-    }
-    terminate(&new);
-    let (code, log) = new.ended().await;
-    assert_eq!(code, Some(0), "{log}");
-    let (of_new, unanswered_by_new) = on_new.ended().await;
+    let (by_old, unanswered) = stop(old, on_old).await;
+    repeat(&new, unanswered).await;
+    let (by_new, unanswered) = stop(new, on_new).await;
 
     // The last one of the new version has all of it, and Stripe gets each unit once.
-    let mut last = Process::start(with_settings(Process::binary(), &url, &stripe), &[]).await;
+    let mut last = start(Process::binary()).await;
     last.use_key(&admin).await;
-    for increment in &unanswered_by_new {
-        last.client().increment(increment.clone()).await.unwrap();
-    }
-    let repeated = unanswered.len() + unanswered_by_new.len();
-    let units = acknowledged + of_new + i64::try_from(repeated).unwrap();
+    repeat(&last, unanswered).await;
+    let units = by_old + by_new;
     assert_eq!(last.total("acct").await, units);
     report(&last).await;
     wait_until("the totals of Stripe", || async {

@@ -56,7 +56,7 @@ async fn every_snippet_of_the_crate_page_works(mut world: World) {
             world.usage_of("acct_42", "tokens").await.0 == 1_200 + 12 + 12 + 5 + 1
         })
         .await;
-    let recorder = client.recorder().start().unwrap();
+    let recorder = client.recorder(["api_calls"]).start().unwrap();
     let _app = billed_by_the_call(recorder);
 
     bill(client.clone()).await.unwrap();
@@ -134,9 +134,9 @@ async fn count_one(client: UsageClient, request_id: &str) -> Result<(), Error> {
 }
 
 async fn record(client: UsageClient) -> Result<(), Error> {
-    client.check_meters(["tokens"]).await?;
     let recorder = client
-        .recorder()
+        .recorder(["tokens"])
+        .on_wrong_meters(|error| eprintln!("{error}"))
         .on_refused(|usage| eprintln!("not counted: {usage:?}"))
         .start()?;
 
@@ -153,7 +153,7 @@ async fn record(client: UsageClient) -> Result<(), Error> {
 }
 
 async fn record_durably(client: UsageClient, folder: &Path) -> Result<(), Error> {
-    let recorder = client.recorder().spool(folder).start()?;
+    let recorder = client.recorder(["tokens"]).spool(folder).start()?;
     recorder.record("acct_42", "tokens", 12);
     // Where even the last second must not be lost: waits for the disk.
     recorder.persist().await?;

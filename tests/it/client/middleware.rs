@@ -18,7 +18,7 @@ on_both_engines!(
 );
 
 fn recorder(world: &World) -> Recorder {
-    let recorder = world.client().recorder();
+    let recorder = world.client().recorder(["api_calls"]);
     recorder
         .interval(Duration::from_millis(10))
         .start()

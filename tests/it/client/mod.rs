@@ -6,5 +6,6 @@ mod meters;
 mod middleware;
 mod python_stubs;
 mod recorder;
+mod recorder_access;
 mod spool;
 mod usagectl;

@@ -37,7 +37,9 @@ async fn recording(
     front.put_before(world.endpoint());
     let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
     let client = client.with_timeout(Duration::from_secs(2));
-    let builder = client.recorder().interval(Duration::from_millis(10));
+    let builder = client
+        .recorder(["api_calls", "tokens"])
+        .interval(Duration::from_millis(10));
     let recorder = set_up(builder).start().unwrap();
     (front, recorder)
 }
@@ -132,7 +134,9 @@ async fn usage_sent_to_a_flaky_server_is_counted_once(world: World) {
     let client = client
         .with_timeout(Duration::from_millis(500))
         .with_retry(Retry::default().backoff(Duration::from_millis(1), Duration::from_millis(5)));
-    let builder = client.recorder().interval(Duration::from_millis(10));
+    let builder = client
+        .recorder(["api_calls", "tokens"])
+        .interval(Duration::from_millis(10));
     let recorder = builder.batch_size(2).start().unwrap();
     let names: Vec<String> = (0..10).map(|number| format!("acct-{number}")).collect();
     let mut accounts: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -153,7 +157,11 @@ async fn usage_sent_to_a_flaky_server_is_counted_once(world: World) {
 async fn a_full_recorder_counts_what_it_drops(world: World) {
     let front = ReverseProxy::start().await;
     let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
-    let recorder = client.recorder().capacity(3).start().unwrap();
+    let recorder = client
+        .recorder(["api_calls", "tokens"])
+        .capacity(3)
+        .start()
+        .unwrap();
     for account in ["a", "b", "c", "d", "e"] {
         recorder.record(account, "api_calls", 10);
     }
@@ -249,7 +257,7 @@ async fn dropped_usage_is_told_like_refused_usage(world: World) {
     // Nothing is answered, so nothing gives its place back.
     let front = ReverseProxy::start().await;
     let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
-    let builder = client.recorder().capacity(1);
+    let builder = client.recorder(["api_calls", "tokens"]).capacity(1);
     let builder = builder.on_refused(move |usage| hook.lock().unwrap().push(usage));
     let recorder = builder.start().unwrap();
     recorder.record("kept", "api_calls", 1);

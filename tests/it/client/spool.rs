@@ -42,7 +42,9 @@ const CHILD: &str = "RECORDING_CHILD";
 
 fn recorder(endpoint: &str, folder: &Path) -> Recorder {
     let client = UsageClient::connect_lazy(endpoint).unwrap();
-    let builder = client.with_timeout(Duration::from_secs(2)).recorder();
+    let builder = client
+        .with_timeout(Duration::from_secs(2))
+        .recorder(["api_calls"]);
     let builder = builder.interval(Duration::from_millis(10)).batch_size(3);
     builder.spool(folder).start().unwrap()
 }
@@ -178,7 +180,7 @@ async fn usage_that_overflows_the_spool_stays_in_memory(world: World) {
     let front = ReverseProxy::start().await;
     let client = UsageClient::connect_lazy(front.endpoint()).unwrap();
     let recorder = client
-        .recorder()
+        .recorder(["api_calls"])
         .spool(folder.path())
         .spool_limit(5_000)
         .capacity(2)
@@ -231,12 +233,20 @@ async fn a_spool_serves_one_recorder_at_a_time(world: World) {
     let folder = tempfile::tempdir().unwrap();
     let first = recorder(world.endpoint(), folder.path());
     let client = UsageClient::connect_lazy(world.endpoint()).unwrap();
-    let refused = client.recorder().spool(folder.path()).start().unwrap_err();
+    let refused = client
+        .recorder(["api_calls"])
+        .spool(folder.path())
+        .start()
+        .unwrap_err();
     assert!(refused.to_string().contains("in use"), "{refused}");
     first.record("acct", "api_calls", 2);
     assert!(first.shutdown(TIMEOUT).await.unwrap().is_complete());
     // It is free as soon as the first recorder has ended.
-    client.recorder().spool(folder.path()).start().unwrap();
+    client
+        .recorder(["api_calls"])
+        .spool(folder.path())
+        .start()
+        .unwrap();
     assert_eq!(world.total_of_all_meters("acct").await, 2);
     world.finish().await;
 }
@@ -326,7 +336,9 @@ async fn a_fast_client_clock_loses_no_usage(mut world: World) {
     let folder = tempfile::tempdir().unwrap();
     let spooled = recorder(world.endpoint(), folder.path());
     let client = UsageClient::connect_lazy(world.endpoint()).unwrap();
-    let builder = client.recorder().interval(Duration::from_millis(10));
+    let builder = client
+        .recorder(["api_calls"])
+        .interval(Duration::from_millis(10));
     let in_memory = builder.start().unwrap();
     for recorder in [&spooled, &in_memory] {
         recorder.record("acct", "api_calls", 3);

@@ -1,24 +1,36 @@
 //! The gRPC socket: connections that never begin, and callers that do not read their answers.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Instant};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use prost::Message as _;
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    net::TcpStream,
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use usage_client::ListReports;
+use usage_client::{ListReports, UsageClient, proto::KeyRole};
 use usage_proto::v1::ListReportsRequest;
 
-use crate::support::world::{World, on_sqlite, within};
+use super::{
+    access::{access, client, create, first_admin, new_key},
+    tls::Secure,
+};
+use crate::support::{
+    latency::{Latencies, MIN_CALLS},
+    world::{World, on_sqlite, within},
+};
 
 on_sqlite!(
     a_connection_without_a_preface_is_closed,
     callers_that_read_no_answers_cost_a_limited_amount_of_memory,
     callers_that_read_no_answers_do_not_refuse_others,
+    a_key_that_reads_no_answers_leaves_room_for_other_keys,
+    callers_that_read_no_answers_over_tls_do_not_slow_others,
 );
 
 /// The calls on each connection, all without reading.
@@ -116,10 +128,88 @@ async fn callers_that_read_no_answers_do_not_refuse_others(world: World) {
     world.finish().await;
 }
 
+/// However many connections it has.
+async fn a_key_that_reads_no_answers_leaves_room_for_other_keys(world: World) {
+    /// The answers of a megabyte that a key may leave unread.
+    const OF_KEY: usize = 16;
+    insert_long_reports(&world).await;
+    let (_, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    let greedy = create(&mut access, new_key("greedy", KeyRole::Reader)).await;
+    let modest = create(&mut access, new_key("modest", KeyRole::Reader)).await;
+    let modest = client(world.endpoint(), &modest.text).await;
+    modest.list_meters().await.unwrap();
+    let mut connections = Vec::new();
+    let mut kept = Vec::new();
+    for _ in 0..12 {
+        let mut sender = connect(&world).await;
+        for _ in 0..MAX_UNREAD {
+            let key = Some(greedy.text.as_str());
+            let answer = list_page(&mut sender, key, 100, "").await.unwrap();
+            match answer.headers().get("grpc-status") {
+                None => kept.push(answer),
+                Some(status) => assert_eq!(status, "8", "RESOURCE_EXHAUSTED"),
+            }
+        }
+        connections.push(sender);
+    }
+    assert_eq!(kept.len(), OF_KEY);
+    for _ in 0..5 {
+        let page = modest.list_reports(ListReports::new()).await;
+        assert_eq!(page.unwrap().reports.len(), 100);
+    }
+    drop(kept);
+    drop(connections);
+    world.finish().await;
+}
+
+async fn timed_calls(client: &UsageClient) -> Latencies {
+    let mut calls = Latencies::default();
+    for number in 0..2 * MIN_CALLS {
+        let begun = Instant::now();
+        let counted = within("a call", client.increment("acct").into_future());
+        counted.await.unwrap();
+        calls.add(begun.elapsed());
+        if number % 50 == 0 {
+            let page = client.list_reports(ListReports::new().page_size(1));
+            within("a page", page).await.unwrap();
+        }
+    }
+    calls
+}
+
+async fn callers_that_read_no_answers_over_tls_do_not_slow_others(mut world: World) {
+    insert_long_reports(&world).await;
+    let secure = Secure::start(&mut world, false).await;
+    let client = secure.client(None);
+    let before = timed_calls(&client).await;
+    let mut connections = Vec::new();
+    let mut kept = Vec::new();
+    for _ in 0..12 {
+        let stream = secure.handshake(None, b"h2").await;
+        let mut sender = begin(stream).await;
+        for _ in 0..MAX_UNREAD {
+            let answer = list_reports(&mut sender).await.unwrap();
+            if answer.headers().get("grpc-status").is_none() {
+                kept.push(answer);
+            }
+        }
+        connections.push(sender);
+    }
+    assert!(kept.len() >= 40, "{} answers wait", kept.len());
+    timed_calls(&client).await.assert_kept(&before);
+    drop(kept);
+    drop(connections);
+    secure.stop(world).await;
+}
+
 /// A connection that allows the server to send no byte of an answer.
 async fn connect(world: &World) -> SendRequest<Bytes> {
     let address = world.endpoint().trim_start_matches("http://").to_owned();
-    let stream = TcpStream::connect(address).await.unwrap();
+    begin(TcpStream::connect(address).await.unwrap()).await
+}
+
+async fn begin(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(0);
     let (sender, connection) = builder.handshake(stream).await.unwrap();
@@ -133,16 +223,21 @@ async fn unread_page(
     page_size: i32,
     account: &str,
 ) -> Option<http::Response<h2::RecvStream>> {
-    let answer = list_page(sender, page_size, account).await.unwrap();
+    let answer = list_page(sender, None, page_size, account).await.unwrap();
     let is_refused = answer.headers().get("grpc-status").is_some();
     (!is_refused).then_some(answer)
 }
 
 fn list_reports(sender: &mut SendRequest<Bytes>) -> ResponseFuture {
-    list_page(sender, 100, "")
+    list_page(sender, None, 100, "")
 }
 
-fn list_page(sender: &mut SendRequest<Bytes>, page_size: i32, account: &str) -> ResponseFuture {
+fn list_page(
+    sender: &mut SendRequest<Bytes>,
+    key: Option<&str>,
+    page_size: i32,
+    account: &str,
+) -> ResponseFuture {
     let message = ListReportsRequest {
         account_id: account.to_owned(),
         page_size,
@@ -152,11 +247,13 @@ fn list_page(sender: &mut SendRequest<Bytes>, page_size: i32, account: &str) -> 
     let length = u32::try_from(message.encoded_len()).unwrap();
     body.extend(length.to_be_bytes());
     body.extend(message.encode_to_vec());
-    let request = Request::post("http://localhost/usage.v1.UsageService/ListReports")
+    let mut request = Request::post("http://localhost/usage.v1.UsageService/ListReports")
         .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())
-        .unwrap();
+        .header("te", "trailers");
+    if let Some(key) = key {
+        request = request.header("authorization", format!("Bearer {key}"));
+    }
+    let request = request.body(()).unwrap();
     let (response, mut stream) = sender.send_request(request, false).unwrap();
     stream.send_data(body.into(), true).unwrap();
     response

@@ -120,7 +120,11 @@ impl Secure {
     }
 
     /// Finishes the handshake and returns the connection.
-    async fn handshake(&self, own: Option<&Identity>, alpn: &[u8]) -> TlsStream<TcpStream> {
+    pub(super) async fn handshake(
+        &self,
+        own: Option<&Identity>,
+        alpn: &[u8],
+    ) -> TlsStream<TcpStream> {
         let config = self.authority.client_config(own, alpn);
         handshake(self.server.endpoint(), config).await.unwrap()
     }

@@ -4,6 +4,7 @@ pub(crate) mod certificates;
 pub(crate) mod commit_lock;
 pub(crate) mod documented;
 pub(crate) mod flaky_server;
+pub(crate) mod latency;
 pub(crate) mod memory_folder;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;

@@ -16,7 +16,7 @@ use usage_client::{
 };
 use usage_server::{Listeners, ServeError, serve};
 
-use super::{access, client, create, first_admin, limited_key, new_key};
+use super::{access, client, create, first_admin, limited_key, new_key, timestamp};
 use crate::support::world::{Engine, World, hours_ago, on_both_engines, poll, within};
 
 on_both_engines!(
@@ -24,7 +24,9 @@ on_both_engines!(
     the_first_key_is_an_admins,
     keys_rotate_without_a_refused_call,
     a_revoked_key_is_refused_on_every_replica,
+    a_key_that_another_process_revokes_is_refused_within_five_seconds,
     after_the_last_key_is_revoked_calls_are_still_refused,
+    after_the_last_key_has_expired_calls_are_still_refused,
     a_database_that_does_not_answer_is_neither_access_nor_a_wrong_key,
     a_flood_of_wrong_keys_does_not_disturb_counting,
     a_text_that_is_no_key_is_refused_without_the_database,
@@ -135,6 +137,53 @@ async fn a_revoked_key_is_refused_on_every_replica(world: World) {
     world.finish().await;
 }
 
+/// Another replica, or the command beside the server: this one learns of it from the database alone.
+async fn a_key_that_another_process_revokes_is_refused_within_five_seconds(world: World) {
+    /// What the documentation states, from the end of the revocation to the begin of a call.
+    const STATED: Duration = Duration::from_secs(5);
+    const ROUNDS: usize = 3;
+    let (_, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    for round in 0..ROUNDS {
+        let created = create(&mut access, new_key("w", KeyRole::Writer)).await;
+        let id = created.key.unwrap().id;
+        let caller = client(world.endpoint(), &created.text).await;
+        // The server read it at different times before.
+        let begun = Instant::now();
+        let age = Duration::from_secs(1) * u32::try_from(round).unwrap();
+        world
+            .wait_until("a key of some age", async || {
+                caller.increment("acct").await.unwrap();
+                begun.elapsed() >= age
+            })
+            .await;
+        let now = world.clock.now();
+        let revoke = format!("UPDATE api_keys SET revoked_at = {now} WHERE id = '{id}'");
+        world.execute_sql(&revoke).await;
+        let revoked = Instant::now();
+        // It is used all the time, so what is known of it is always read again before it is too old.
+        let last_call = loop {
+            let call = Instant::now();
+            match caller.increment("acct").await {
+                Ok(_) => assert!(
+                    call.duration_since(revoked) < STATED,
+                    "a call was made {:?} after the revocation",
+                    call.duration_since(revoked)
+                ),
+                Err(refused) => {
+                    assert_eq!(refused.kind(), ErrorKind::Unauthenticated, "{refused}");
+                    break call;
+                }
+            }
+        };
+        // From then on it stays refused.
+        assert!(caller.increment("acct").await.is_err());
+        let took = last_call.duration_since(revoked);
+        eprintln!("revoked after {took:?}, in round {round}");
+    }
+    world.finish().await;
+}
+
 async fn after_the_last_key_is_revoked_calls_are_still_refused(mut world: World) {
     let (key, admin) = first_admin(&world).await;
     let mut own = access(&world, Some(&admin)).await;
@@ -144,6 +193,36 @@ async fn after_the_last_key_is_revoked_calls_are_still_refused(mut world: World)
     for _ in 0..2 {
         let refused = world.client().increment("acct").await;
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unauthenticated);
+        // Also after a restart.
+        world.restart().await;
+    }
+    world.finish().await;
+}
+
+async fn after_the_last_key_has_expired_calls_are_still_refused(mut world: World) {
+    let clock = world.set_time("2026-03-10T12:00:00Z").await;
+    // The first one has no end.
+    let (first, admin) = first_admin(&world).await;
+    let mut keys = access(&world, Some(&admin)).await;
+    let mut expires = new_key("last", KeyRole::Admin);
+    expires.expires_at = Some(timestamp(clock.now() + 60_000));
+    let last = create(&mut keys, expires).await.text;
+    let revoke = RevokeKeyRequest { id: first.id };
+    keys.revoke_key(revoke).await.unwrap();
+    let with_key = client(world.endpoint(), &last).await;
+    with_key.increment("acct").await.unwrap();
+    clock.advance(60_000);
+    for _ in 0..2 {
+        let with_key = client(world.endpoint(), &last).await;
+        for caller in [with_key, world.client()] {
+            let refused = caller.increment("acct").await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unauthenticated, "{refused}");
+        }
+        for key in [None, Some(last.as_str())] {
+            let mut keys = access(&world, key).await;
+            let refused = keys.create_key(new_key("other", KeyRole::Admin)).await;
+            assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+        }
         // Also after a restart.
         world.restart().await;
     }

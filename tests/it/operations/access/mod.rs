@@ -1,5 +1,6 @@
 //! Who may do what: API keys, roles, limits and the audit table, over real sockets.
 
+mod append_only;
 mod audit;
 mod audit_changes;
 mod audit_limits;
@@ -12,6 +13,7 @@ mod keys;
 mod limits;
 mod rates;
 pub(crate) mod roles;
+mod scopes;
 
 use prost_types::Timestamp;
 use tonic::{
@@ -72,7 +74,12 @@ pub(crate) fn new_key(name: &str, role: KeyRole) -> CreateKeyRequest {
     }
 }
 
-fn limited_key(name: &str, role: KeyRole, accounts: &[&str], meters: &[&str]) -> CreateKeyRequest {
+pub(crate) fn limited_key(
+    name: &str,
+    role: KeyRole,
+    accounts: &[&str],
+    meters: &[&str],
+) -> CreateKeyRequest {
     let texts = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
     CreateKeyRequest {
         scope: Some(KeyScope {

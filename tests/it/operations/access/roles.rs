@@ -71,8 +71,8 @@ impl Decoder for Raw {
     }
 }
 
-/// The paths of all methods that the server can have, each with the field of its request that has an account.
-fn methods() -> BTreeMap<String, Option<i32>> {
+/// The paths of all methods that the server can have, each with the fields of its request that are texts, by name.
+pub(super) fn methods() -> BTreeMap<String, BTreeMap<String, i32>> {
     let sets = [
         FILE_DESCRIPTOR_SET,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -83,20 +83,19 @@ fn methods() -> BTreeMap<String, Option<i32>> {
     for set in sets {
         for file in FileDescriptorSet::decode(set).unwrap().file {
             let package = file.package().to_owned();
-            let account_of = |message: &str| {
+            let texts_of = |message: &str| {
                 let name = message.rsplit('.').next().unwrap();
                 let message = file.message_type.iter().find(|one| one.name() == name);
-                let mut fields = message.unwrap().field.iter();
-                let field = fields.find(|field| field.name() == "account_id");
-                field.map(|field| {
-                    assert_eq!(field.r#type(), Type::String);
-                    field.number()
-                })
+                let fields = message.unwrap().field.iter();
+                let texts = fields.filter(|field| field.r#type() == Type::String);
+                texts
+                    .map(|field| (field.name().to_owned(), field.number()))
+                    .collect()
             };
             for service in &file.service {
                 for method in &service.method {
                     let path = format!("/{package}.{}/{}", service.name(), method.name());
-                    methods.insert(path, account_of(method.input_type()));
+                    methods.insert(path, texts_of(method.input_type()));
                 }
             }
         }
@@ -148,7 +147,7 @@ fn all_that_is_not_named_here_is_for_admins() {
 }
 
 /// A message with a text in one field.
-fn message(field: i32, text: &str) -> Vec<u8> {
+pub(super) fn message(field: i32, text: &str) -> Vec<u8> {
     let mut bytes = vec![
         u8::try_from(field << 3 | 2).unwrap(),
         u8::try_from(text.len()).unwrap(),
@@ -158,7 +157,7 @@ fn message(field: i32, text: &str) -> Vec<u8> {
 }
 
 /// Makes a call as a stream of one message, and returns the code of its first answer, with the text.
-async fn call(
+pub(super) async fn call(
     channel: &Channel,
     path: &str,
     key: Option<&str>,
@@ -330,8 +329,8 @@ async fn a_denial_does_not_say_what_exists(world: World) {
     let limited = create(&mut with_key, limited).await.text;
     let channel = world.grpc_channel().await;
     let mut seen = 0;
-    for (path, account) in methods() {
-        let Some(field) = account.filter(|_| path.starts_with("/usage.v1.")) else {
+    for (path, texts) in methods() {
+        let Some(field) = texts.get("account_id").copied() else {
             continue;
         };
         // An admin's list of what admins did needs a key without limits, whatever it names.
@@ -349,20 +348,5 @@ async fn a_denial_does_not_say_what_exists(world: World) {
         seen += 1;
     }
     assert!(seen >= 12, "{seen}");
-    // What is about all accounts.
-    for path in [
-        "/usage.v1.AccountService/ListAccounts",
-        "/usage.v1.AccessService/CreateKey",
-        "/usage.v1.AccessService/ListKeys",
-        "/usage.v1.AccessService/RevokeKey",
-        "/usage.v1.UsageService/ListReports",
-        "/usage.v1.UsageService/Reconcile",
-        "/usage.v1.UsageService/ForceReport",
-        "/usage.v1.OperationsService/Doctor",
-        "/usage.v1.OperationsService/ListRuns",
-    ] {
-        let denied = call(&channel, path, Some(&limited), Vec::new()).await;
-        assert_eq!(denied.0, Code::PermissionDenied, "{path}: {denied:?}");
-    }
     world.finish().await;
 }

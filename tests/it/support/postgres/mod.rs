@@ -20,8 +20,8 @@ pub(super) mod programs;
 mod server;
 use chrono::{DateTime, Utc};
 use programs::Programs;
-pub(crate) use server::Archive;
 pub(super) use server::free_address;
+pub(crate) use server::{Archive, Paused};
 use server::{Origin, Server};
 
 /// Names the `pg_config` of an installation that has Citus.
@@ -155,6 +155,16 @@ impl Cluster {
     /// Ends the only server as a crash of its machine would.
     pub(crate) fn crash(&self) -> Result<(), StartError> {
         Ok(self.entry.crash(&Programs::find()?)?)
+    }
+
+    /// Starts the only server again after a crash.
+    pub(crate) fn restart(&mut self) -> Result<(), StartError> {
+        Ok(self.entry.restart(&Programs::find()?)?)
+    }
+
+    /// Stops the processes of the only server where they are, until the result is dropped.
+    pub(crate) fn pause(&self) -> Result<Paused, StartError> {
+        Ok(self.entry.pause()?)
     }
 
     /// Makes a standby take writes.
@@ -351,5 +361,30 @@ mod tests {
             Err(StartError::Unavailable(unavailable)) => eprintln!("skipped: {unavailable}"),
             Err(StartError::Failed(error)) => panic!("{error}"),
         }
+    }
+    #[test]
+    fn a_server_that_was_paused_goes_on_and_one_that_crashed_has_its_data() {
+        let mut cluster = match Cluster::start(Durability::On) {
+            Ok(cluster) => cluster,
+            Err(StartError::Unavailable(unavailable)) => {
+                return eprintln!("skipped: {unavailable}");
+            }
+            Err(StartError::Failed(error)) => panic!("{error}"),
+        };
+        let url = cluster.create_database().unwrap();
+        execute(&url, "CREATE TABLE t (i int)").unwrap();
+        let paused = cluster.pause().unwrap();
+        let (send, asked) = std::sync::mpsc::channel();
+        let of_thread = url.clone();
+        std::thread::spawn(move || send.send(execute(&of_thread, "INSERT INTO t VALUES (1)")));
+        let early = asked.recv_timeout(Duration::from_millis(500));
+        assert!(early.is_err(), "it answers: {early:?}");
+        drop(paused);
+        asked.recv_timeout(STATEMENT_TIMEOUT).unwrap().unwrap();
+        cluster.crash().unwrap();
+        assert!(execute(&url, "SELECT 1").is_err());
+        cluster.restart().unwrap();
+        let has_one = "DO $$ BEGIN ASSERT (SELECT count(*) FROM t) = 1; END $$";
+        execute(&url, has_one).unwrap();
     }
 }

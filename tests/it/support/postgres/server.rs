@@ -5,8 +5,8 @@
 
 use std::{
     collections::VecDeque,
-    io,
-    io::{BufRead as _, BufReader},
+    fs, io,
+    io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -29,15 +29,15 @@ const START_ATTEMPTS: usize = 3;
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const KEPT_LOG_LINES: usize = 30;
 /// Runs the server until this process closes its standard input. The shell closes its own standard error, so that the
-/// log ends when the server does.
+/// log ends when the server does. The folder is kept for another keeper if that is asked for.
 const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null & server=$!
 exec 2>/dev/null
-read _
+read word
 kill -INT "$server"
 wait "$server"
-rm -rf "$folder"
+[ "$word" = keep ] || rm -rf "$folder"
 "#;
 
 /// A running server, which ends when it is dropped.
@@ -47,6 +47,14 @@ pub(super) struct Server {
     keeper: Child,
     folder: PathBuf,
     owner: Option<Owner>,
+    /// Those of the server itself.
+    arguments: Vec<String>,
+}
+
+/// A server that does nothing and keeps its connections. It goes on when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Paused {
+    processes: Vec<String>,
 }
 
 /// Where the data of a server comes from.
@@ -171,10 +179,8 @@ impl Server {
             ]);
         }
         let address = free_address()?;
-        let mut command = programs::command(Path::new("sh"), folder.path(), owner);
-        command.args(["-c", KEEPER, "keeper"]).arg(folder.path());
-        command.arg(&programs.postgres).arg("-D").arg(&data);
         let port = format!("port={}", address.port());
+        let mut arguments = vec!["-D".to_owned(), data.display().to_string()];
         let fast = ["fsync=off", "full_page_writes=off"];
         let fast = if durability == Durability::Off {
             &fast[..]
@@ -190,25 +196,19 @@ impl Server {
         .iter()
         .chain(fast)
         {
-            command.args(["-c", setting]);
+            arguments.extend(["-c".to_owned(), (*setting).to_owned()]);
         }
-        for setting in &settings {
-            command.args(["-c", setting]);
+        for setting in settings {
+            arguments.extend(["-c".to_owned(), setting]);
         }
-        // In a separate process group, an interrupt from the terminal does not reach the keeper, so that it can clean
-        // up.
-        let keeper = command
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let keeper = keep(programs, folder.path(), owner, &arguments)?;
         // From here on the keeper removes the folder.
         let mut server = Self {
             address,
             keeper,
             folder: folder.keep(),
             owner,
+            arguments,
         };
         let is_standby = matches!(origin, Origin::StandbyOf(_));
         server.wait_until_ready(if is_standby {
@@ -239,6 +239,31 @@ impl Server {
         self.control(programs, &["stop", "--mode=immediate"])
     }
 
+    /// Starts the server again after a crash, at the same address and with the same data.
+    pub(super) fn restart(&mut self, programs: &Programs) -> io::Result<()> {
+        if let Some(mut stdin) = self.keeper.stdin.take() {
+            stdin.write_all(b"keep\n")?;
+        }
+        self.keeper.wait()?;
+        self.keeper = keep(programs, &self.folder, self.owner, &self.arguments)?;
+        self.wait_until_ready("ready to accept connections")
+    }
+
+    /// Stops all processes of the server where they are: connections stay open, and nothing answers.
+    pub(super) fn pause(&self) -> io::Result<Paused> {
+        let file = fs::read_to_string(self.folder.join("data").join("postmaster.pid"))?;
+        let first = file.lines().next().unwrap_or_default().to_owned();
+        // It starts no other process from here on.
+        send_signal("-STOP", std::slice::from_ref(&first))?;
+        let mut paused = Paused {
+            processes: vec![first.clone()],
+        };
+        let children = children_of(&first)?;
+        send_signal("-STOP", &children)?;
+        paused.processes.extend(children);
+        Ok(paused)
+    }
+
     /// Makes a standby take writes.
     pub(super) fn promote(&self, programs: &Programs) -> io::Result<()> {
         self.control(programs, &["promote"])
@@ -263,6 +288,54 @@ impl Drop for Server {
         drop(self.keeper.stdin.take());
         drop(self.keeper.wait());
     }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        if let Err(error) = send_signal("-CONT", &self.processes) {
+            eprintln!("PostgreSQL does not go on: {error}");
+        }
+    }
+}
+
+fn send_signal(signal: &str, processes: &[String]) -> io::Result<()> {
+    output_of(Command::new("kill").arg(signal).args(processes))
+}
+
+/// The processes that one has started.
+fn children_of(process: &str) -> io::Result<Vec<String>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // Others end meanwhile. After the name of a program, in brackets, come its state and its parent.
+        let stat = fs::read_to_string(format!("/proc/{name}/stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        if parent == Some(process) {
+            children.push(name);
+        }
+    }
+    Ok(children)
+}
+
+/// Starts a server, and the keeper that ends it with this process.
+fn keep(
+    programs: &Programs,
+    folder: &Path,
+    owner: Option<Owner>,
+    arguments: &[String],
+) -> io::Result<Child> {
+    let mut command = programs::command(Path::new("sh"), folder, owner);
+    command.args(["-c", KEEPER, "keeper"]).arg(folder);
+    command.arg(&programs.postgres).args(arguments);
+    // In a separate process group, an interrupt from the terminal does not reach the keeper, so that it can clean up.
+    command
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
 }
 
 /// The command that copies a running server.

@@ -20,7 +20,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(10);
 
 /// The requests a second of each caller. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct RequestRates {
+pub(crate) struct RequestRates {
     limit: Option<Limit>,
 }
 
@@ -38,7 +38,7 @@ impl std::fmt::Debug for RequestRates {
 
 impl RequestRates {
     /// With this limit for each caller; 0 is none. As many may be made at once.
-    pub(super) fn new(per_sec: u32) -> Self {
+    pub(crate) fn new(per_sec: u32) -> Self {
         let limit = NonZeroU32::new(per_sec).map(|per_sec| Limit {
             per_sec,
             callers: Cache::builder()
@@ -53,7 +53,7 @@ impl RequestRates {
     ///
     /// # Errors
     /// It is one too many.
-    pub(super) fn check(&self, caller: &Caller) -> Result<()> {
+    pub(crate) fn check(&self, caller: &Caller) -> Result<()> {
         let Some(limit) = &self.limit else {
             return Ok(());
         };

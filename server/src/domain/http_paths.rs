@@ -1,0 +1,77 @@
+//! The paths of HTTP besides those of the methods, and what each demands of its caller on each socket. What is not here is served nowhere: the routers
+//! are made from this table.
+
+use super::{
+    access::{
+        Requirement::{self, Nothing},
+        Role,
+    },
+    names::names,
+};
+
+/// A path of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HttpPath {
+    /// Whether the process serves: one word, for load balancers.
+    Live,
+    /// Whether it can count: one word, for load balancers.
+    Ready,
+    /// The metrics.
+    Metrics,
+    /// The description of the services.
+    OpenApi,
+    /// Webhooks, which Stripe signs.
+    StripeWebhooks,
+}
+
+names!(HttpPath {
+    Live = "/health/live",
+    Ready = "/health/ready",
+    Metrics = "/metrics",
+    OpenApi = "/openapi.json",
+    StripeWebhooks = "/webhooks/stripe",
+});
+
+/// A socket of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HttpSocket {
+    /// `HTTP_LISTEN`, where `WEBHOOK_LISTEN` is not set.
+    All,
+    /// `HTTP_LISTEN`, where it is.
+    WithoutWebhooks,
+    /// `METRICS_LISTEN`.
+    Metrics,
+    /// `WEBHOOK_LISTEN`.
+    Webhooks,
+}
+
+impl HttpSocket {
+    /// Whether the services are there too, for all who may call them.
+    pub fn has_services(self) -> bool {
+        matches!(self, Self::All | Self::WithoutWebhooks)
+    }
+}
+
+impl HttpPath {
+    /// The path that a request names.
+    pub fn find(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|path| path.name() == text)
+    }
+
+    /// What it demands on a socket; absent if the socket does not have it.
+    pub fn requirement(self, socket: HttpSocket) -> Option<Requirement> {
+        match (self, socket) {
+            // It describes the contract, as reflection does.
+            (Self::OpenApi, socket) => socket.has_services().then_some(Requirement::AnyRole),
+            (Self::Live | Self::Ready | Self::Metrics, HttpSocket::Webhooks)
+            | (Self::StripeWebhooks, HttpSocket::WithoutWebhooks | HttpSocket::Metrics) => None,
+            (Self::Metrics, HttpSocket::All | HttpSocket::WithoutWebhooks) => {
+                Some(Requirement::Role(Role::Reader))
+            }
+            // The socket itself is for those who may see them.
+            (Self::Metrics, HttpSocket::Metrics)
+            | (Self::Live | Self::Ready, _)
+            | (Self::StripeWebhooks, HttpSocket::All | HttpSocket::Webhooks) => Some(Nothing),
+        }
+    }
+}
