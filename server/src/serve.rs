@@ -116,11 +116,10 @@ pub async fn serve(
         connections_of_address: config.connections_of_address(),
         rates: services.rates.clone(),
     };
-    let exporter = listeners
-        .show_metrics()
-        .then(Exporter::of_process)
-        .transpose();
-    let exporter = exporter.map_err(|error| ServeError::Io(error.into()))?;
+    let exporter = listeners.show_metrics().then(Exporter::of_process);
+    let exporter = exporter
+        .transpose()
+        .map_err(|error| ServeError::Io(error.into()))?;
     metrics::settings(
         size(config.queue_increments),
         config.stripe.key().is_ok_and(|key| key.is_some()),
@@ -133,8 +132,8 @@ pub async fn serve(
     }
     let http = (http, exporter);
     let ended_at = note_end(&ending);
-    let sockets = serve_sockets(listeners, &config, tls.as_ref(), rpc, http, &ending);
     // Too large for a stack.
+    let sockets = serve_sockets(listeners, &config, tls.as_ref(), rpc, http, &ending);
     let sockets = Box::pin(sockets);
     let result = serve_watched(sockets, &mut runner, &mut writers, &store, &ending).await;
     ending.cancel();

@@ -194,7 +194,7 @@ mod tests {
             let error = read(text).unwrap_err();
             let start: String = text.chars().take(40).collect();
             assert!(
-                matches!(&error, JsonError::Malformed(text) if text.len() < 200),
+                matches!(&error, JsonError::Malformed(text) if text.len() < 400),
                 "{start}: {error:?}"
             );
         }

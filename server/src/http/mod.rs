@@ -87,13 +87,6 @@ pub(crate) struct Http {
     pub(crate) connections_of_address: Option<usize>,
 }
 
-impl Paths {
-    /// Whether the services are there, for all who may call them.
-    fn have_services(self) -> bool {
-        matches!(self, Self::All | Self::WithoutWebhooks)
-    }
-}
-
 struct Shared {
     readiness: Arc<Readiness>,
     requests: RequestLog,

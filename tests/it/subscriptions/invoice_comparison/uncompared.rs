@@ -66,10 +66,6 @@ async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(world.metric(differences).await > before);
-    let open = r#"usage_invoice_differences_open{finding="no_period"}"#;
-    world
-        .wait_until("an open difference", async || world.metric(open).await >= 1)
-        .await;
     stays_acknowledged_while_it_moves(&world, used_at, told).await;
     // It is told until a period contains it.
     let database = world.connect_to_database().await;
