@@ -35,6 +35,8 @@ pub(crate) async fn start(folder: &TempDir) -> Process {
     command
         .env("DATABASE_URL", url)
         .env("RUST_LOG", "info")
+        // All callers are of this machine, and stand for those of many.
+        .env("CONNECTIONS_PER_ADDRESS", "0")
         .env("STRIPE_WEBHOOK_SECRETS", "whsec_test");
     Process::start(command, &[HTTP.to_owned()]).await
 }

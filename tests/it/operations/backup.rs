@@ -7,7 +7,7 @@ use std::{
 };
 
 use fake_stripe::Fault;
-use sea_orm::ConnectionTrait as _;
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use usage_client::Increment;
 use usage_server::{
     commands::{
@@ -19,7 +19,7 @@ use usage_server::{
     store::Store,
 };
 
-use crate::support::world::{Backup, World, hours_ago, on_postgres, on_sqlite, within};
+use crate::support::world::{Backup, World, hours_ago, on_postgres, on_sqlite, poll, within};
 
 on_sqlite!(
     a_backup_beside_callers_is_whole_and_can_be_restored,
@@ -143,6 +143,13 @@ async fn a_backup_is_put_in_place_and_the_former_database_is_kept(mut world: Wor
     world.finish().await;
 }
 
+/// Whether this process has a file open, where that can be seen.
+fn is_open(file: &Path) -> bool {
+    let open = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let targets = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    targets.into_iter().any(|target| target == file)
+}
+
 /// A database of which Stripe has 12 units, and a backup with 5 of them. One unit more is only in the log.
 async fn lose_after_a_backup(world: &mut World) -> PathBuf {
     world.link_to_new_customer("acct", "cus").await;
@@ -155,15 +162,22 @@ async fn lose_after_a_backup(world: &mut World) -> PathBuf {
     world.count("acct", 1, hours_ago(2)).await;
     // Whoever closes the file last copies the log into it. A machine that loses its power does not.
     let reader = world.connect_to_database().await;
-    let read = reader.execute_unprepared("SELECT 1 FROM sending");
-    read.await.unwrap();
+    let read = "SELECT 1 FROM sending";
+    reader.execute_unprepared(read).await.unwrap();
     world.kill_and_wait().await;
+    // While something is read, the log is not begun anew between the two copies.
+    let reading = reader.begin().await.unwrap();
+    reading.execute_unprepared(read).await.unwrap();
     let files = ["usage.db", "usage.db-wal"].map(|name| beside(world, name));
     let kept = ["kept", "kept-wal"].map(|name| beside(world, name));
     for (file, kept) in files.iter().zip(&kept) {
         fs::copy(file, kept).unwrap();
     }
+    reading.rollback().await.unwrap();
     reader.close().await.unwrap();
+    // The last one to close the file removes the log, so the copies come after that.
+    let is_closed = async || (!is_open(&files[0])).then_some(());
+    poll("the ends of all connections", is_closed).await;
     for (file, kept) in files.iter().zip(&kept) {
         fs::rename(kept, file).unwrap();
     }

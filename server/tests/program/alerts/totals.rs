@@ -126,7 +126,10 @@ async fn totals_that_lack_an_event() {
         .await;
     make_old(&service).await;
     let during = service
-        .scrape_when("a missing event", |scrape| scrape.get(MISSING) == 1.0)
+        .scrape_when("a missing event", |scrape| {
+            // The run that finds it is shown a moment later.
+            scrape.get(MISSING) == 1.0 && scrape.age(LAST_RUN) < 600.0
+        })
         .await;
     assert_eq!(
         during.get(r#"usage_reports_total{transition="missing"}"#),
@@ -175,7 +178,9 @@ async fn totals_with_units_of_another_sender() {
     make_old(&service).await;
     let over = r#"usage_verification_difference_units{finding="over"}"#;
     let during = service
-        .scrape_when("a difference", |scrape| scrape.get(over) > 0.0)
+        .scrape_when("a difference", |scrape| {
+            scrape.get(over) > 0.0 && scrape.age(LAST_RUN) < 600.0
+        })
         .await;
     assert_eq!(during.get(over), 9.0);
     assert_eq!(during.get("usage_verification_over_total"), 1.0);
