@@ -20,6 +20,7 @@ from unittest import mock
 
 import grpc
 from usage_client import ErrorKind, Increment, Outcome, Reason, RefusedUsage, Retry, UsageClient, UsageError
+from usage_client.proto import usage_service_pb2
 
 import serving
 from lossy_proxy import LossyProxy
@@ -204,21 +205,34 @@ class Behaviours(unittest.TestCase):
 
     def test_recorder_is_bounded(self) -> None:
         told: list[RefusedUsage] = []
-        recorder = self.client.recorder(["tokens"], interval=NEVER_SECS, capacity=2, on_refused=told.append)
-        # In one second, so that equal accounts have one sum.
-        with mock.patch("usage_client.recorder.time.time", return_value=float(int(time.time()))):
-            for number in (1, 2, 3, 4, 1):
+        may_answer = threading.Event()
+        self.addCleanup(may_answer.set)
+
+        def count_when_allowed(context: grpc.ServicerContext) -> bytes:
+            may_answer.wait(WAIT_SECS)
+            request = usage_service_pb2.IncrementBatchRequest.FromString(server.calls[-1].message)
+            counted = usage_service_pb2.IncrementResult(outcome=usage_service_pb2.INCREMENT_OUTCOME_COUNTED)
+            results = [counted] * len(request.increments)
+            return usage_service_pb2.IncrementBatchResponse(results=results).SerializeToString()
+
+        server = self.scripted(count_when_allowed)
+        recorder = self.connect(server.address).recorder([], capacity=2, on_refused=told.append)
+        with self.assertLogs("usage_client", "ERROR"):
+            for number in (1, 2, 3, 4):
                 recorder.record(f"acct-full-{number}", "tokens", 5)
-            with self.assertLogs("usage_client", "ERROR"):
-                figures = recorder.flush(WAIT_SECS)
-            self.assertEqual((figures.recorded.units, figures.counted.units, figures.dropped.units), (25, 15, 10))
-            self.assertEqual([one.account_id for one in told], ["acct-full-3", "acct-full-4"])
-            self.assertIn("the recorder is full", told[0].why)
-            # What was counted has made room.
-            recorder.record("acct-full-3", "tokens", 5)
+            figures = recorder.figures()
+            self.assertEqual((figures.pending.units, figures.dropped.units), (10, 10))
+            may_answer.set()
+            figures = recorder.flush(WAIT_SECS)
+        self.assertEqual((figures.recorded.units, figures.counted.units, figures.dropped.units), (20, 10, 10))
+        self.assertEqual([one.account_id for one in told], ["acct-full-3", "acct-full-4"])
+        self.assertIn("the recorder is full", told[0].why)
+        # What was counted has made room.
+        recorder.record("acct-full-3", "tokens", 5)
         figures = recorder.close(WAIT_SECS)
-        self.assertEqual((figures.counted.units, figures.dropped.units), (20, 10))
-        self.assertEqual(total(self.client, "acct-full-3", "tokens"), 5)
+        self.assertEqual((figures.counted.units, figures.dropped.units), (15, 10))
+        recorder.record("acct-full-1", "tokens", 5)
+        self.assertEqual(recorder.figures().dropped.units, 15, "it is closed")
 
     def test_wrong_meter_is_told_at_start(self) -> None:
         told: list[UsageError] = []

@@ -6,6 +6,7 @@ import atexit
 import logging
 import signal
 import threading
+from multiprocessing import parent_process, util
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -39,6 +40,9 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 def add(recorder: Recorder) -> None:
     """Remembers a recorder until it is closed."""
     _running.add(recorder)
+    if parent_process() is not None:
+        # A process of `multiprocessing` ends without what is registered with `atexit`.
+        util.Finalize(None, close_all, exitpriority=0)
 
 
 def remove(recorder: Recorder) -> None:
@@ -47,7 +51,8 @@ def remove(recorder: Recorder) -> None:
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """Closes the recorders of this process."""
     for recorder in list(_running):
         if not recorder.is_of_this_process:
             continue

@@ -181,10 +181,11 @@ class UsageClient:
         `meters` are those that the program counts; an empty name is the server's default meter. The server is asked for
         them in the background: one that is not counted is logged as an error and told to `on_wrong_meters`, once.
         `interval` is the longest time that usage waits before it is sent, `batch_size` the most sums in a batch, `capacity`
-        the most sums (one per account, meter and second) in memory.
+        the most sums (one per account, meter and second) in memory. With a quarter of it, usage does not wait either.
         At the end of the process, pending usage is sent for at most `exit_timeout`. With `on_sigterm` that is so after
         SIGTERM too, see `exit_on_sigterm`.
-        `on_refused` is called, by the thread that sends, with usage that will not be counted; it must be quick.
+        `on_refused` is called with usage that will not be counted, by the thread that sends or by one that flushes; it must be
+        quick.
         """
         return Recorder(
             self,

@@ -49,6 +49,8 @@ class ErrorKind(enum.Enum):
     """TLS failed. Nothing was sent that the server has read."""
     TRANSPORT = "connection failed"
     """The connection failed, or was lost before the response."""
+    INCOMPLETE = "not all is counted"
+    """A `with` block of a recorder ended, and usage was refused or dropped; see `UsageError.figures`."""
     MALFORMED = "malformed response"
     """The response does not conform to the contract."""
 
@@ -93,7 +95,7 @@ class UsageError(Exception):
     code: grpc.StatusCode | None = None
     """The gRPC code; none if the client rejected the call."""
     figures: Figures | None = None
-    """What a recorder had done when the time of its `flush` or `close` was over; none for other errors."""
+    """What a recorder had done, if its `flush` or `close` took too long or its `with` block was incomplete."""
 
     def __post_init__(self) -> None:
         super().__init__(self.message)

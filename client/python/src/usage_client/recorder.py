@@ -59,7 +59,7 @@ class Recorder:
         self._process = os.getpid()
         self._stop = threading.Event()
         self._sums = Sums(max(1, capacity), max(1, min(batch_size, MAX_BATCH)))
-        self._sender = Sender(client, self._sums, max(_MIN_INTERVAL, interval), on_refused)
+        self._sender = Sender(client, self._sums, max(_MIN_INTERVAL, interval), on_refused, self._stop)
         meters = list(meters)
         if meters:
             check = (client, meters, on_wrong_meters, self._stop)
@@ -130,8 +130,7 @@ class Recorder:
         try:
             figures = self.close(self.exit_timeout)
             if not figures.is_complete:
-                message = f"not all is counted: {figures!r}"
-                raise UsageError(ErrorKind.INVALID, message, False, figures=figures)
+                raise UsageError(ErrorKind.INCOMPLETE, repr(figures), False, figures=figures)
         except UsageError as incomplete:
             if error is None:
                 raise

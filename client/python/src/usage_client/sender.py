@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -36,12 +37,18 @@ class Sender:
     """Sends one batch after the other."""
 
     def __init__(
-        self, client: UsageClient, sums: Sums, interval: float, on_refused: Callable[[RefusedUsage], None] | None
+        self,
+        client: UsageClient,
+        sums: Sums,
+        interval: float,
+        on_refused: Callable[[RefusedUsage], None] | None,
+        closed: threading.Event,
     ) -> None:
         self._client = client
         self._sums = sums
         self._interval = interval
         self._on_refused = on_refused
+        self._closed = closed
         self._logged_drops_at = float("-inf")
 
     def run(self) -> None:
@@ -79,8 +86,15 @@ class Sender:
             except Exception:
                 # Such as a client that was closed: the thread must not end with usage in its hands.
                 _log.exception("a batch of usage could not be sent; it is sent again with its key %s", batch.key)
+            pause = self._pause(pause, asked)
+
+    def _pause(self, pause: float, asked: float) -> float:
+        """Waits before a batch is sent again; returns the next pause. At its end, the recorder tries again at once."""
+        if self._closed.is_set():
             time.sleep(max(pause, asked))
-            pause = min(pause * 2, _MAX_PAUSE)
+        elif self._closed.wait(max(pause, asked)):
+            return _MIN_PAUSE
+        return min(pause * 2, _MAX_PAUSE)
 
     def _take(self, batch: Batch, results: list[IncrementResult]) -> None:
         counted = rejected = NONE

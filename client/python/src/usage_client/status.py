@@ -45,6 +45,8 @@ _MAY_TAKE_EFFECT = frozenset(
 )
 # How gRPC's library begins the text of a connection that was never made.
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "empty address list")
+# How it begins the text of a stream that was cut off, which may have any code.
+_CUT_OFF = ("Received RST_STREAM", "Stream removed")
 _TLS = ("ssl handshake", "ssl_error", "certificate_verify_failed", "hostname verification", "tls handshake", "tsi_")
 
 
@@ -74,6 +76,8 @@ def _kind(code: grpc.StatusCode, text: str, was_answered: bool) -> ErrorKind:
     if code is grpc.StatusCode.UNAVAILABLE and not was_answered:
         is_tls = any(mark in text.lower() for mark in _TLS)
         return ErrorKind.TLS if is_tls else ErrorKind.TRANSPORT
+    if not was_answered and text.startswith(_CUT_OFF):
+        return ErrorKind.TRANSPORT
     return _BY_CODE.get(code, ErrorKind.INTERNAL)
 
 

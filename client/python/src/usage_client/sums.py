@@ -47,6 +47,8 @@ class Sums:
     def __init__(self, capacity: int, batch_size: int) -> None:
         self._capacity = capacity
         self._batch_size = batch_size
+        # So many are sent before the interval ends.
+        self._enough = min(batch_size, max(1, capacity // 4))
         # A signal handler may record while its thread has the lock.
         self._changed = threading.Condition(threading.RLock())
         self._open: dict[tuple[str, str, int], Sum] = {}
@@ -74,7 +76,7 @@ class Sums:
                     self._full.append(known)
                 known = self._open[place] = Sum(account_id, meter, second, 0, 0)
                 self._used += 1
-                if len(self._open) + len(self._full) >= self._batch_size:
+                if len(self._open) + len(self._full) >= self._enough:
                     self._changed.notify_all()
             known.units += quantity
             known.calls += 1
@@ -101,7 +103,7 @@ class Sums:
             return self._last
 
     def next_batch(self, interval: float) -> Batch | None:
-        """Waits for the next batch, at most for the interval; then, or when there is enough for one, it makes one."""
+        """Waits for the next batch, at most for the interval; then, or when there is enough, it makes one."""
         ends = time.monotonic() + interval
         with self._changed:
             while True:
@@ -110,7 +112,7 @@ class Sums:
                 if ready is not None:
                     self._waiting.remove(ready)
                     return ready
-                is_enough = len(self._open) + len(self._full) >= self._batch_size
+                is_enough = len(self._open) + len(self._full) >= self._enough
                 if is_enough or self._is_closed or now >= ends:
                     self.make_batches()
                     if not any(batch.due <= now for batch in self._waiting):
