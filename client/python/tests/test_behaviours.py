@@ -146,13 +146,13 @@ class Behaviours(unittest.TestCase):
         server = self.scripted(failure(UNAVAILABLE, "SHUTTING_DOWN"))
         began = time.monotonic()
         with self.assertRaises(UsageError) as raised:
-            self.connect(server.address, timeout=0.6, retry=Retry(first=0.02, longest=0.05)).increment("acct-1")
+            self.connect(server.address, timeout=1.0, retry=Retry(first=0.02, longest=0.05)).increment("acct-1")
         self.assertLess(time.monotonic() - began, 5)
         self.assertEqual((raised.exception.kind, raised.exception.reason), (ErrorKind.UNAVAILABLE, Reason.SHUTTING_DOWN))
         remaining = [call.remaining for call in server.calls]
         self.assertGreater(len(remaining), 2)
-        self.assertEqual(remaining, sorted(remaining, reverse=True), "one deadline for all attempts")
-        self.assertLessEqual(remaining[0], 0.7)
+        self.assertLess(remaining[0], 1.1)
+        self.assertLess(remaining[-1], 0.5, "one deadline for all attempts")
         # A delay that the server asks for and that ends after the deadline is not waited for.
         server = self.scripted(failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_after=60))
         with self.assertRaises(UsageError):

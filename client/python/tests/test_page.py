@@ -37,11 +37,11 @@ class Page(unittest.TestCase):
         text = printed.getvalue()
         self.assertIn("('acct_43', 0) INVALID_FIELD", text)
         self.assertIn("invalid (UNKNOWN_METER)", text)
-        # 1,200, 12 and 12 of recorders, and 5 of the batch.
-        self.assertIn("tokens 1229 token", text)
+        # 1,200, 12 and 12 of recorders, 3 and 1 with asyncio, and 5 of the batch.
+        self.assertIn("tokens 1233 token", text)
         self.assertIn("['acct_staff']", text)
         with UsageClient(plain) as client:
-            self.assertEqual(serving.total(client, "acct_42", "tokens"), 29, "after the correction")
+            self.assertEqual(serving.total(client, "acct_42", "tokens"), 33, "after the correction")
         for made in (shown["secure"], shown["client"]):
             assert isinstance(made, UsageClient)
             made.close()

@@ -190,7 +190,7 @@ class Recording(unittest.TestCase):
         for wait in (recorder.flush, recorder.close):
             began = time.monotonic()
             with self.assertLogs("usage_client", "WARNING"), self.assertRaises(UsageError) as raised:
-                wait(0.5)
+                wait(1.0)
             self.assertLess(time.monotonic() - began, 10)
             figures = raised.exception.figures
             assert figures is not None

@@ -3,6 +3,7 @@
 The messages of the contract are in `usage_client.proto`, generated from it; their comments are the reference.
 """
 
+from usage_client.aio import AsyncServices, AsyncUsageClient
 from usage_client.at_exit import exit_on_sigterm
 from usage_client.client import Services, UsageClient
 from usage_client.errors import ErrorKind, FieldViolation, UsageError
@@ -14,6 +15,8 @@ from usage_client.refused import RefusedUsage
 from usage_client.retry import Retry
 
 __all__ = [
+    "AsyncServices",
+    "AsyncUsageClient",
     "BatchOutcome",
     "Counted",
     "ErrorKind",

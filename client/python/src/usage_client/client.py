@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import itertools
 import os
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from usage_client import connect, increments
-from usage_client.errors import UsageError, invalid, malformed
+from usage_client import connect, increments, requests
+from usage_client.errors import UsageError, key_in_error
 from usage_client.key import new_key
 from usage_client.proto import (
     access_service_pb2_grpc,
     account_service_pb2,
     account_service_pb2_grpc,
     operations_service_pb2_grpc,
-    period_pb2,
     usage_report_pb2,
     usage_service_pb2,
     usage_service_pb2_grpc,
@@ -36,8 +34,7 @@ _Q = TypeVar("_Q")
 _A = TypeVar("_A")
 
 DEFAULT_TIMEOUT = 10.0
-_MAX_TIMEOUT = 86_400.0
-_MAX_PAGE_SIZE = 1_000
+MAX_TIMEOUT = 86_400.0
 
 
 class Services:
@@ -79,13 +76,8 @@ class UsageClient:
         `ca_certificate` is the authority to trust, `client_certificate` a certificate and its key, all in PEM.
         `domain_name` is the name in the servers' certificates, if it differs from their addresses.
         """
-        if api_key is not None and api_key_file is not None:
-            raise invalid("api_key", "both api_key and api_key_file are given")
-        if api_key_file is not None:
-            api_key = connect.read_key("api_key_file", api_key_file)
-        certificate, key = client_certificate or (None, None)
-        tls = connect.Tls(ca_certificate, certificate, key, domain_name)
-        self._set_up(connect.Connection(connect.several(server), api_key, tls), timeout, retry)
+        connection = connect.from_arguments(server, api_key, api_key_file, ca_certificate, client_certificate, domain_name)
+        self._set_up(connection, timeout, retry)
 
     @classmethod
     def from_env(cls, *, timeout: float = DEFAULT_TIMEOUT, retry: Retry = Retry()) -> UsageClient:
@@ -142,7 +134,7 @@ class UsageClient:
         """
         key = new_key() if key is None else key
         request = increments.Increment(account_id, meter, quantity, key, timestamp).to_message()
-        with _key_in_error(key):
+        with key_in_error(key):
             answer = self.call(lambda to: to.usage.Increment, request, repeatable=True, timeout=timeout)
         return increments.Counted(answer.duplicate, key)
 
@@ -160,7 +152,7 @@ class UsageClient:
         """
         key, items = new_key() if key is None else key, list(batch)
         request = increments.to_batch(items, key, dry_run)
-        with _key_in_error(key):
+        with key_in_error(key):
             answer = self.call(lambda to: to.usage.IncrementBatch, request, repeatable=True, timeout=timeout)
             return increments.from_batch(answer, len(items), key)
 
@@ -214,21 +206,7 @@ class UsageClient:
         timeout: float | None = None,
     ) -> usage_service_pb2.GetResponse:
         """Returns an account's usage in a period: all meters in the current billing period by default."""
-        period = None
-        if (start is None) is not (end is None):
-            raise invalid("period", "one of start and end is given; both are needed")
-        if start is not None:
-            period = period_pb2.Period(
-                start=increments.to_timestamp("start", start), end=increments.to_timestamp("end", end)
-            )
-        request = usage_service_pb2.GetRequest(
-            account_id=account_id,
-            meter=meter,
-            period=period,
-            granularity=granularity,
-            time_zone=time_zone,
-            round_outward=round_outward,
-        )
+        request = requests.get_request(account_id, meter, start, end, granularity, time_zone, round_outward)
         return self.call(lambda to: to.usage.Get, request, repeatable=True, timeout=timeout)
 
     def list_meters(self, *, timeout: float | None = None) -> list[usage_service_pb2.Meter]:
@@ -238,33 +216,18 @@ class UsageClient:
 
     def check_meters(self, meters: Iterable[str], *, timeout: float | None = None) -> None:
         """Raises an error of the kind `INVALID` that names the first meter that is not counted, or that the key may not use."""
-        known = self.list_meters(timeout=timeout)
-        names = ", ".join(one.name for one in known)
-        usable = f"the meters that can be used here are {names}" if names else "no meter can be used with this API key"
-        for meter in meters:
-            if any(one.name == meter if meter else one.is_default for one in known):
-                continue
-            if not meter:
-                raise invalid("meter", f"there is no default meter, which an empty name stands for; {usable}")
-            why = f"the server does not count the meter {meter!r}, or this API key may not use it"
-            raise invalid("meter", f"{why}; {usable}")
+        requests.check(meters, self.list_meters(timeout=timeout))
 
     def list_reports(
         self, filter: usage_service_pb2.ListReportsRequest, *, timeout: float | None = None
     ) -> Iterator[usage_report_pb2.UsageReport]:
         """All usage reports that match, newest first, with as many calls as that takes. The timeout applies to each."""
-        request = usage_service_pb2.ListReportsRequest()
-        request.CopyFrom(filter)
-        request.page_size = request.page_size or _MAX_PAGE_SIZE
+        request = requests.first_page(filter)
         while True:
             page = self.call(lambda to: to.usage.ListReports, request, repeatable=True, timeout=timeout)
             yield from page.reports
-            if not page.next_page_token:
+            if not requests.turn_page(request, page):
                 return
-            # A server that does not get on would be called forever.
-            if page.next_page_token == request.page_token:
-                raise malformed("a page of reports leads to itself")
-            request.page_token = page.next_page_token
 
     # Billing
 
@@ -295,21 +258,8 @@ class UsageClient:
     ) -> usage_service_pb2.CorrectResponse:
         """Enters a correction: a separate report. A negative quantity takes back what was counted."""
         key = new_key() if key is None else key
-        if not key:
-            raise invalid("idempotency_key", "the key is empty; leave it out to have one made")
-        try:
-            request = usage_service_pb2.CorrectRequest(
-                account_id=account_id,
-                meter=meter,
-                quantity=quantity,
-                reason=reason,
-                timestamp=increments.to_timestamp("timestamp", timestamp),
-                requested_by=requested_by,
-                idempotency_key=key,
-            )
-        except (TypeError, ValueError) as error:
-            raise invalid("correction", str(error)) from error
-        with _key_in_error(key):
+        request = requests.correct_request(account_id, quantity, reason, meter, requested_by, key, timestamp)
+        with key_in_error(key):
             return self.call(lambda to: to.usage.Correct, request, repeatable=True, timeout=timeout)
 
     # Any other call
@@ -327,7 +277,7 @@ class UsageClient:
         `repeatable` says whether the call can be repeated after it may have taken effect: because it changes nothing, or
         has a key.
         """
-        timeout = min(self._timeout if timeout is None else timeout, _MAX_TIMEOUT)
+        timeout = min(self._timeout if timeout is None else timeout, MAX_TIMEOUT)
 
         def attempt(remaining: float) -> _A:
             services = self._services[next(self._turn) % len(self._services)]
@@ -337,13 +287,3 @@ class UsageClient:
                 raise from_rpc_error(error) from error
 
         return call_with_retry(Attempts(self._retry, timeout, repeatable), attempt)
-
-
-@contextlib.contextmanager
-def _key_in_error(key: str) -> Iterator[None]:
-    """Adds the key to the error of a call."""
-    try:
-        yield
-    except UsageError as error:
-        error.idempotency_key = key
-        raise

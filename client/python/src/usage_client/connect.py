@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import grpc
+import grpc.aio
 
 from usage_client.errors import invalid
 
@@ -57,21 +58,34 @@ class Connection:
 
     def channels(self) -> list[grpc.Channel]:
         """One channel for each server; each connects with its first call."""
+        credentials, options = self._credentials(), self._options()
+        return [
+            grpc.secure_channel(target, credentials, options) if is_secure else grpc.insecure_channel(target, options)
+            for target, is_secure in self._targets()
+        ]
+
+    def aio_channels(self) -> list[grpc.aio.Channel]:
+        """The same for asyncio, in its running loop."""
+        credentials, options = self._credentials(), self._options()
+        return [
+            grpc.aio.secure_channel(target, credentials, options)
+            if is_secure
+            else grpc.aio.insecure_channel(target, options)
+            for target, is_secure in self._targets()
+        ]
+
+    def _targets(self) -> list[tuple[str, bool]]:
         if not 1 <= len(self.servers) <= _MAX_SERVERS:
             raise invalid("server", f"{len(self.servers)} servers are not between 1 and {_MAX_SERVERS}")
-        targets = [_target(server) for server in self.servers]
-        return [self._channel(target, is_secure) for target, is_secure in targets]
+        return [_target(server) for server in self.servers]
 
-    def _channel(self, target: str, is_secure: bool) -> grpc.Channel:
-        options = list(_OPTIONS)
-        if not is_secure:
-            return grpc.insecure_channel(target, options=options)
-        if self.tls.domain_name is not None:
-            options.append(("grpc.ssl_target_name_override", self.tls.domain_name))
-        credentials = grpc.ssl_channel_credentials(
-            self.tls.ca_certificate, self.tls.client_key, self.tls.client_certificate
-        )
-        return grpc.secure_channel(target, credentials, options=options)
+    def _credentials(self) -> grpc.ChannelCredentials:
+        tls = self.tls
+        return grpc.ssl_channel_credentials(tls.ca_certificate, tls.client_key, tls.client_certificate)
+
+    def _options(self) -> list[tuple[str, str | int]]:
+        name = self.tls.domain_name
+        return [*_OPTIONS, *([] if name is None else [("grpc.ssl_target_name_override", name)])]
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The header that has the key."""
@@ -106,6 +120,24 @@ def from_env(variables: Mapping[str, str] | None = None) -> Connection:
     return Connection(tuple(server.strip() for server in servers), key, tls)
 
 
+def from_arguments(
+    server: str | Sequence[str],
+    api_key: str | None,
+    api_key_file: str | os.PathLike[str] | None,
+    ca_certificate: bytes | None,
+    client_certificate: tuple[bytes, bytes] | None,
+    domain_name: str | None,
+) -> Connection:
+    """The connection of a client's arguments."""
+    if api_key is not None and api_key_file is not None:
+        raise invalid("api_key", "both api_key and api_key_file are given")
+    if api_key_file is not None:
+        api_key = read_key("api_key_file", api_key_file)
+    certificate, key = client_certificate or (None, None)
+    servers = (server,) if isinstance(server, str) else tuple(server)
+    return Connection(servers, api_key, Tls(ca_certificate, certificate, key, domain_name))
+
+
 def read_key(name: str, path: str | os.PathLike[str]) -> str:
     """The API key in a file, without the white space around it. Errors name the file."""
     try:
@@ -115,11 +147,6 @@ def read_key(name: str, path: str | os.PathLike[str]) -> str:
     if not key:
         raise invalid(name, f"{os.fspath(path)}: the file has no API key")
     return key
-
-
-def several(server: str | Sequence[str]) -> tuple[str, ...]:
-    """One server, or several."""
-    return (server,) if isinstance(server, str) else tuple(server)
 
 
 def _read(name: str, path: str | os.PathLike[str]) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import grpc
@@ -115,6 +117,16 @@ class UsageError(Exception):
         # The message of a server is that of the first violation.
         others = (one for one in self.violations if one.description != self.message)
         return "; ".join([f"{self.kind.value}{reason}{message}", *(f"{one.field}: {one.description}" for one in others)])
+
+
+@contextlib.contextmanager
+def key_in_error(key: str) -> Iterator[None]:
+    """Adds the key to the error of a call."""
+    try:
+        yield
+    except UsageError as error:
+        error.idempotency_key = key
+        raise
 
 
 def invalid(field: str, description: str) -> UsageError:
