@@ -47,6 +47,13 @@ class ScriptedServer(grpc.GenericRpcHandler):
             self.calls.append(Call(details.method, message, metadata, context.time_remaining()))
             return self._answers[min(len(self.calls), len(self._answers)) - 1](context)
 
+        def handle_stream(message: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            yield handle(message, context)
+            # What comes after the first answer is the script's next one.
+            yield handle(message, context)
+
+        if details.method.endswith("/ForceReport"):
+            return grpc.unary_stream_rpc_method_handler(handle_stream)
         return grpc.unary_unary_rpc_method_handler(handle)
 
     def increments(self) -> Iterator[messages.IncrementRequest]:

@@ -14,7 +14,7 @@ import grpc.aio
 
 from usage_client import connect, increments, requests
 from usage_client.client import DEFAULT_TIMEOUT, MAX_TIMEOUT
-from usage_client.errors import UsageError, key_in_error
+from usage_client.errors import ErrorKind, UsageError, key_in_error
 from usage_client.key import new_key
 from usage_client.proto import (
     access_service_pb2_grpc,
@@ -222,6 +222,44 @@ class AsyncUsageClient:
                     raise
             await asyncio.sleep(pause)
 
+    async def stream(
+        self,
+        method: Callable[[AsyncServices], grpc.aio.UnaryStreamMultiCallable[_Q, _A]],
+        request: _Q,
+        *,
+        repeatable: bool,
+        timeout: float | None = None,
+    ) -> AsyncIterator[_A]:
+        """Sends a message that has many answers, as `UsageClient.stream` does."""
+        timeout = min(self._timeout if timeout is None else timeout, MAX_TIMEOUT)
+        attempts = Attempts(self._retry, timeout, repeatable)
+        while True:
+            try:
+                return await self._open(method, request, attempts.remaining())
+            except UsageError as error:
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _open(
+        self,
+        method: Callable[[AsyncServices], grpc.aio.UnaryStreamMultiCallable[_Q, _A]],
+        request: _Q,
+        remaining: float,
+    ) -> AsyncIterator[_A]:
+        services = self._services[next(self._turn) % len(self._services)]
+        answers = method(services)(request, metadata=self._metadata)
+        read = aiter(answers)
+        try:
+            first = await asyncio.wait_for(anext(read, None), remaining)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        except asyncio.TimeoutError:
+            answers.cancel()
+            raise UsageError(ErrorKind.DEADLINE, f"no answer within {remaining:.1f} s", True) from None
+        return _rest(first, read, answers)
+
     async def _attempt(
         self,
         method: Callable[[AsyncServices], grpc.aio.UnaryUnaryMultiCallable[_Q, _A]],
@@ -233,3 +271,18 @@ class AsyncUsageClient:
             return await method(services)(request, timeout=remaining, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+
+
+async def _rest(
+    first: _A | None, read: AsyncIterator[_A], answers: grpc.aio.UnaryStreamCall[_Q, _A]
+) -> AsyncIterator[_A]:
+    """The first answer, if there is one, and the ones after it."""
+    try:
+        if first is not None:
+            yield first
+            async for answer in read:
+                yield answer
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        answers.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -287,3 +288,49 @@ class UsageClient:
                 raise from_rpc_error(error) from error
 
         return call_with_retry(Attempts(self._retry, timeout, repeatable), attempt)
+
+    def stream(
+        self,
+        method: Callable[[Services], grpc.UnaryStreamMultiCallable[_Q, _A]],
+        request: _Q,
+        *,
+        repeatable: bool,
+        timeout: float | None = None,
+    ) -> Iterator[_A]:
+        """Sends a message that has many answers, such as those of `ForceReport` and `ExportAccount`, and returns them.
+
+        The deadline and the retries are those of the first answer, which has arrived when this returns. The others take as long
+        as they take; an error of theirs is raised where they are read. Close the iterator to read no more.
+        """
+        timeout = min(self._timeout if timeout is None else timeout, MAX_TIMEOUT)
+
+        def attempt(remaining: float) -> Iterator[_A]:
+            services = self._services[next(self._turn) % len(self._services)]
+            answers = method(services)(request, metadata=self._metadata)
+            # gRPC's own deadline would be one of the whole stream.
+            limit = threading.Timer(remaining, answers.cancel)
+            limit.daemon = True
+            limit.start()
+            try:
+                first = next(answers, None)
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                if failure.code is grpc.StatusCode.CANCELLED:
+                    failure.message = f"no answer within {remaining:.1f} s"
+                raise failure from error
+            finally:
+                limit.cancel()
+            return iter(()) if first is None else _rest(first, answers)
+
+        return call_with_retry(Attempts(self._retry, timeout, repeatable), attempt)
+
+
+def _rest(first: _A, answers: grpc._CallIterator[_A]) -> Iterator[_A]:
+    """The first answer and the ones after it."""
+    try:
+        yield first
+        yield from answers
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        answers.cancel()
