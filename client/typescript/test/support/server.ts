@@ -53,7 +53,11 @@ export function createKey(folder: string, role: string): string {
 }
 
 /** Starts a server that is stopped after the test. Its meters are `api_calls`, the default, and `tokens`. */
-export async function startServer(t: TestContext, folder: string = folderFor(t)): Promise<Server> {
+export async function startServer(
+  t: TestContext,
+  folder: string = folderFor(t),
+  more: Record<string, string> = {},
+): Promise<Server> {
   const child = spawn(binary(), ["serve", "--log-json"], {
     env: {
       ...settings(folder),
@@ -61,6 +65,7 @@ export async function startServer(t: TestContext, folder: string = folderFor(t))
       HTTP_LISTEN: "127.0.0.1:0",
       METERS: "api_calls:call,tokens:token",
       DEFAULT_METER: "api_calls",
+      ...more,
     },
     stdio: ["ignore", "pipe", "pipe"],
   });
