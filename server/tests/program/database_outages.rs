@@ -19,7 +19,8 @@ use usage_server::clock::Clock;
 
 use crate::{
     keyed::{self, Keys},
-    postgres::{Cluster, Durability, StartError, execute},
+    own_cluster::own_cluster,
+    postgres::{Cluster, Durability, execute},
     process::{Process, wait_until, within},
 };
 
@@ -151,16 +152,7 @@ struct Service {
 impl Service {
     /// None where PostgreSQL is not installed.
     async fn start() -> Option<Self> {
-        let cluster = match Cluster::start(Durability::On) {
-            Ok(cluster) => cluster,
-            Err(StartError::Unavailable(missing)) => {
-                let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-                assert!(!is_ci, "{missing}");
-                eprintln!("SKIPPED: {missing}");
-                return None;
-            }
-            Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
-        };
+        let cluster = own_cluster(Durability::On)?;
         let url = cluster.create_database().unwrap();
         let keys = Keys::create(&url);
         let stripe = FakeStripe::start(Settings::default()).await.unwrap();

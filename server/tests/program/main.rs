@@ -29,6 +29,7 @@ mod latency;
 mod load;
 mod log;
 mod malformed;
+mod own_cluster;
 #[path = "../../../tests/it/support/postgres/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]
 mod postgres;

@@ -14,7 +14,8 @@ use usage_server::clock::Clock;
 
 use crate::{
     load::{Load, terminate},
-    postgres::{Cluster, Durability, StartError, execute},
+    own_cluster::own_cluster,
+    postgres::{Durability, execute},
     process::{Process, wait_until, within},
 };
 
@@ -54,20 +55,6 @@ fn old_binary() -> Option<Command> {
 async fn report(process: &Process) {
     let run = process.client().force_report(ForceReport::all()).await;
     within("a run", run.unwrap().summary()).await.unwrap();
-}
-
-/// A cluster, or `None` where PostgreSQL is not installed; in CI that fails.
-fn cluster() -> Option<Cluster> {
-    match Cluster::start(Durability::Off) {
-        Ok(cluster) => Some(cluster),
-        Err(StartError::Unavailable(missing)) => {
-            let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!is_ci, "{missing}");
-            eprintln!("SKIPPED: {missing}");
-            None
-        }
-        Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
-    }
 }
 
 /// What the new version does before it serves.
@@ -127,7 +114,7 @@ async fn repeat(process: &Process, unanswered: Vec<Increment>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_of_two_versions_share_a_database_under_load() {
-    let Some(cluster) = cluster() else {
+    let Some(cluster) = own_cluster(Durability::Off) else {
         return;
     };
     let url = cluster.create_database().unwrap();

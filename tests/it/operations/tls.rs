@@ -1,11 +1,11 @@
 //! TLS of the service: who may connect, files that change, and clients that speak the other thing.
 
+mod commands;
 mod http;
 mod wrong_protocol;
 
 use std::sync::Arc;
 
-use clap::{Args as _, FromArgMatches as _};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,17 +17,8 @@ use tokio_rustls::{
     rustls::{ClientConfig, pki_types::ServerName},
 };
 use tonic::transport::{Channel, ClientTlsConfig};
-use usage_client::{
-    Error, ErrorKind, UsageClient,
-    cli::{self, Streams},
-};
-use usage_server::{
-    commands::{
-        doctor::{self, DoctorCommand},
-        health::{self, HealthCommand},
-    },
-    config::TlsConfig,
-};
+use usage_client::{Error, ErrorKind, UsageClient};
+use usage_server::config::TlsConfig;
 
 use crate::support::{
     certificates::{Authority, Files, Identity},
@@ -42,8 +33,6 @@ on_sqlite!(
     new_files_are_used_and_open_connections_stay,
     new_files_that_cannot_be_used_leave_the_old_ones,
     wrong_settings_of_tls_end_the_start,
-    usagectl_reads_certificates_from_files,
-    the_doctor_asks_a_server_over_tls,
 );
 
 /// HTTP/2's preface with empty settings; a ping, and the end of its answer.
@@ -430,87 +419,4 @@ async fn wrong_settings_of_tls_end_the_start(mut world: World) {
         assert!(!refused.contains("BEGIN"), "{refused}");
     }
     world.finish().await;
-}
-
-async fn usagectl_reads_certificates_from_files(mut world: World) {
-    let secure = Secure::start(&mut world, true).await;
-    let own = secure.clients.as_ref().unwrap().sign("operator");
-    first_call(&secure.client(Some(&own))).await;
-    secure.files.write("ca.pem", &secure.authority.pem);
-    secure.files.write("own.pem", &own.certificate.pem());
-    secure.files.write("own.key", &own.key.serialize_pem());
-    let usagectl = async |flags: &[(&str, &str)]| {
-        let mut args = vec![
-            "usagectl".to_owned(),
-            "increment".to_owned(),
-            "acct".to_owned(),
-        ];
-        args.push(format!("--server={}", secure.server.endpoint()));
-        for (flag, name) in flags {
-            args.push(format!("{flag}={}", secure.files.path(name).display()));
-        }
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let streams = Streams {
-            input: Box::new(std::io::empty()),
-            out: &mut out,
-            err: &mut err,
-            are_terminals: false,
-            width: None,
-            stop: Box::pin(std::future::pending()),
-        };
-        let code = within("usagectl", cli::run(args, streams)).await;
-        (code, String::from_utf8(err).unwrap())
-    };
-    let ca = ("--tls-ca", "ca.pem");
-    let own = [ca, ("--tls-cert", "own.pem"), ("--tls-key", "own.key")];
-    assert_eq!(usagectl(&own).await, (0, String::new()));
-    let (code, error) = usagectl(&[ca]).await;
-    assert_eq!(code, 1, "{error}");
-    assert!(
-        error.contains("the server needs a client certificate"),
-        "{error}"
-    );
-    let (code, error) = usagectl(&own[1..]).await;
-    assert_eq!(code, 1, "{error}");
-    assert!(
-        error.contains("the server's certificate is not trusted"),
-        "{error}"
-    );
-    let (code, error) = usagectl(&own[..2]).await;
-    assert_eq!(code, 2, "{error}");
-    secure.stop(world).await;
-}
-
-async fn the_doctor_asks_a_server_over_tls(mut world: World) {
-    let secure = Secure::start(&mut world, true).await;
-    let own = secure.clients.as_ref().unwrap().sign("operator");
-    secure.files.write("ca.pem", &secure.authority.pem);
-    secure.files.write("own.pem", &own.certificate.pem());
-    secure.files.write("own.key", &own.key.serialize_pem());
-    let ask = async |flags: &[(&str, &str)]| {
-        let mut args = vec![
-            "doctor".to_owned(),
-            format!("--server={}", secure.server.endpoint()),
-        ];
-        for (flag, name) in flags {
-            args.push(format!("{flag}={}", secure.files.path(name).display()));
-        }
-        let command = DoctorCommand::augment_args(clap::Command::new("doctor"));
-        let matches = command.try_get_matches_from(args).unwrap();
-        let command = DoctorCommand::from_arg_matches(&matches).unwrap();
-        let (mut out, mut notes) = (Vec::new(), Vec::new());
-        let asked = doctor::run(&command, &mut out, &mut notes);
-        let asked = within("an answer", asked).await;
-        assert!(notes.is_empty(), "{notes:?}");
-        asked.map(|_| String::from_utf8(out).unwrap())
-    };
-    let ca = ("--tls-ca", "ca.pem");
-    let with_own = [ca, ("--tls-cert", "own.pem"), ("--tls-key", "own.key")];
-    let out = ask(&with_own).await.unwrap();
-    assert!(out.contains("ok    certificate"), "{out}");
-    let error = ask(&[]).await.unwrap_err().to_string();
-    assert!(error.contains("certificate"), "{error}");
-    // Without a client certificate, the first call fails.
-    assert!(ask(&[ca]).await.is_err());
-    secure.stop(world).await;
 }

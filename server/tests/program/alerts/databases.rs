@@ -17,10 +17,12 @@ use usage_client::{Batch, ErrorKind, Increment};
 use super::{
     history::History,
     scrape::Scrape,
-    service::{Service, cluster, command, poll, scrape, scrape_when, stripe},
+    service::{Service, command, poll, scrape, scrape_when, stripe},
 };
 use crate::{
     connections::http_address,
+    own_cluster::own_cluster,
+    postgres::Durability,
     process::{Process, TIMEOUT, within},
 };
 
@@ -63,7 +65,9 @@ async fn closed(is_open: &mut watch::Receiver<bool>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_gone() {
-    let Some(cluster) = cluster() else { return };
+    let Some(cluster) = own_cluster(Durability::Off) else {
+        return;
+    };
     let url = cluster.create_database().unwrap();
     let gate = Gate::open(cluster.address()).await;
     let (_, name) = url.rsplit_once('/').unwrap();

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use super::{
     history::History,
     scrape::Scrape,
-    service::{cluster, command, scrape, scrape_when, stripe},
+    service::{command, scrape, scrape_when, stripe},
 };
 use crate::{
     connections::http_address,
+    own_cluster::own_cluster,
+    postgres::Durability,
     process::{HTTP, Process, wait_until},
 };
 
@@ -25,7 +27,9 @@ fn jobs(scrape: &Scrape) -> BTreeSet<&str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_ends() {
-    let Some(cluster) = cluster() else { return };
+    let Some(cluster) = own_cluster(Durability::Off) else {
+        return;
+    };
     let url = cluster.create_database().unwrap();
     let (stripe, _) = stripe().await;
     let start = async || {

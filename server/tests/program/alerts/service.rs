@@ -12,7 +12,8 @@ use usage_server::clock::Clock;
 use super::scrape::{Scrape, unix_now};
 use crate::{
     connections::http_address,
-    postgres::{Cluster, Durability, StartError},
+    own_cluster::own_cluster,
+    postgres::{Cluster, Durability},
     process::{HTTP, POLL_INTERVAL, Process, TIMEOUT, within},
 };
 
@@ -31,20 +32,6 @@ pub(super) struct Service {
     pub(super) url: String,
     pub(super) engine: Engine,
     settings: Vec<(String, String)>,
-}
-
-/// A cluster of its own; `None` where PostgreSQL is not installed.
-pub(super) fn cluster() -> Option<Cluster> {
-    match Cluster::start(Durability::Off) {
-        Ok(cluster) => Some(cluster),
-        Err(StartError::Unavailable(missing)) => {
-            let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!is_ci, "{missing}");
-            eprintln!("SKIPPED: {missing}");
-            None
-        }
-        Err(StartError::Failed(error)) => panic!("PostgreSQL does not start: {error}"),
-    }
 }
 
 /// A month ago: links are from before all usage.
@@ -93,7 +80,7 @@ impl Service {
 
     /// On PostgreSQL, where it is installed.
     pub(super) async fn start_on_postgres(settings: &[(&str, &str)]) -> Option<Self> {
-        let cluster = Box::new(cluster()?);
+        let cluster = Box::new(own_cluster(Durability::Off)?);
         let url = cluster.create_database().unwrap();
         Some(Self::on(Engine::Postgres(cluster), url, settings).await)
     }

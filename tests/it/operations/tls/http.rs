@@ -1,5 +1,7 @@
 //! TLS of the sockets of HTTP.
 
+use usage_server::commands::health::{self, HealthCommand};
+
 use super::*;
 use crate::support::world::http::metric;
 
