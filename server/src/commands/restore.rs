@@ -9,6 +9,7 @@ mod backup_time;
 mod earlier;
 mod entry;
 mod file;
+mod keys;
 mod print;
 
 use std::{
@@ -26,6 +27,7 @@ use self::{
     backup_time::backup_time,
     earlier::{Compared, Marks},
     entry::Entry,
+    keys::print_keys,
     print::{Totals, print_result},
 };
 use super::{
@@ -181,6 +183,7 @@ async fn restore(
     );
     if command.dry_run {
         Box::pin(restore.compare_and_print(now, out)).await?;
+        print_keys(store, now, out).await?;
         return Ok(store.sending().await?.paused.is_none());
     }
     // Boxed because it is too large for the stack of a thread.
@@ -188,6 +191,7 @@ async fn restore(
     let entered = recorded(store, ("Restore", id, &details), entered).await;
     match entered {
         Ok(()) => {
+            print_keys(store, now, out).await?;
             writeln!(out, "Done. Reports are sent again when the server runs.")?;
             Ok(true)
         }

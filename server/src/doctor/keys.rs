@@ -36,6 +36,16 @@ struct Keys {
     expired: Vec<String>,
 }
 
+/// What client certificates do instead of keys.
+#[derive(Clone, Copy, Debug, Default)]
+struct Certificates {
+    are_needed: bool,
+    /// Whether a subject has a role.
+    have_roles: bool,
+    /// Whether a subject has the role of an admin.
+    have_admin: bool,
+}
+
 impl Keys {
     fn add(&mut self, key: &ApiKey, now: Millis) {
         self.total = self.total.saturating_add(1);
@@ -65,8 +75,13 @@ pub(super) async fn check(
     match read(store, now).await {
         Err(error) => findings.push(Finding::unchecked(CHECK, &cause_of(&error))),
         Ok(keys) => {
-            let has_certificates = config.tls.needs_client_certificates();
-            findings.extend(check_keys(&keys, exposed(config), has_certificates));
+            let roles = config.tls.client_roles().unwrap_or_default();
+            let certificates = Certificates {
+                are_needed: config.tls.needs_client_certificates(),
+                have_roles: !roles.is_empty(),
+                have_admin: roles.has_admin(),
+            };
+            findings.extend(check_keys(&keys, exposed(config), certificates));
         }
     }
 }
@@ -92,23 +107,28 @@ fn exposed(config: &DoctorConfig) -> Option<SocketAddr> {
     addresses.find(|address| !address.ip().to_canonical().is_loopback())
 }
 
-fn check_keys(keys: &Keys, exposed: Option<SocketAddr>, has_certificates: bool) -> Vec<Finding> {
+fn check_keys(
+    keys: &Keys,
+    exposed: Option<SocketAddr>,
+    certificates: Certificates,
+) -> Vec<Finding> {
     if keys.total == 0 {
         return vec![match exposed {
-            Some(address) if !has_certificates => Finding::bad(
+            Some(address) if !certificates.are_needed => Finding::bad(
                 CHECK,
                 format!("there is none, and whoever reaches {address} may do everything"),
                 "create one with `usage-server keys create --role admin --name NAME`",
             ),
-            _ if has_certificates => {
+            _ if certificates.are_needed => {
                 Finding::ok(CHECK, "there is none; callers show a client certificate")
             }
             _ => Finding::ok(CHECK, "there is none; only this machine is served"),
         }];
     }
     let mut findings = Vec::new();
-    if keys.admins == 0 && !has_certificates {
-        let fact = if keys.valid == 0 {
+    // A certificate without a role is no alternative to a key.
+    if keys.admins == 0 && !certificates.have_admin {
+        let fact = if keys.valid == 0 && !certificates.have_roles {
             "none is valid, so every call is refused"
         } else {
             "no key of an admin is valid"
@@ -151,7 +171,13 @@ mod tests {
     fn no_key_is_bad_only_where_others_can_reach_the_service() {
         let none = Keys::default();
         let address = Some("0.0.0.0:50051".parse().unwrap());
-        let severity = |exposed, certificates| check_keys(&none, exposed, certificates)[0].severity;
+        let severity = |exposed, are_needed| {
+            let certificates = Certificates {
+                are_needed,
+                ..Certificates::default()
+            };
+            check_keys(&none, exposed, certificates)[0].severity
+        };
         assert_eq!(severity(None, false), Severity::Ok);
         assert_eq!(severity(address, false), Severity::Bad);
         assert_eq!(severity(address, true), Severity::Ok);
@@ -165,13 +191,23 @@ mod tests {
             admins,
             ..Keys::default()
         };
-        let first = |keys: &Keys| check_keys(keys, None, false).remove(0);
+        let first = |keys: &Keys| check_keys(keys, None, Certificates::default()).remove(0);
         assert_eq!(first(&keys(2, 1)).severity, Severity::Ok);
         let readers = first(&keys(2, 0));
         assert_eq!(readers.severity, Severity::Bad);
         assert!(readers.fact.contains("no key of an admin"), "{readers}");
         let none = first(&keys(0, 0));
-        assert!(none.fact.contains("every call is refused"), "{none}");
+        assert!(none.fact.contains("is refused"), "{none}");
+        // Certificates are an alternative only where one of them is an admin's.
+        for (have_admin, expected) in [(false, Severity::Bad), (true, Severity::Ok)] {
+            let certificates = Certificates {
+                are_needed: true,
+                have_roles: have_admin,
+                have_admin,
+            };
+            let found = check_keys(&keys(0, 0), None, certificates).remove(0);
+            assert_eq!(found.severity, expected, "{found}");
+        }
         let soon = Keys {
             expiring: vec!["\"backend\" (01)".to_owned()],
             ..keys(2, 1)

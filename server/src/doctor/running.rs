@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -17,6 +17,10 @@ use crate::{clock::Clock, config::Config, readiness::Readiness, store::Store};
 
 /// How long all checks may take. What has not run by then is told.
 const TIME_LIMIT: Duration = Duration::from_mins(1);
+/// How long the next diagnosis waits after one: nine times as long as that took, and this at most. It reads up to a thousand
+/// customers from Stripe, whose limits it shares with what is sent, and a key that may only read may ask for it all day.
+const MAX_REST: Duration = Duration::from_secs(10);
+const REST_FACTOR: u32 = 9;
 const CLOCKS: &str = "clocks";
 
 /// Examines the server that it is part of.
@@ -29,8 +33,17 @@ pub(crate) struct RunningDoctor {
     readiness: Arc<Readiness>,
     clock: Clock,
     limit: Duration,
-    /// The last diagnosis, and when it was made. Locked during the next one.
-    last: Mutex<Option<(Instant, Diagnosis)>>,
+    /// The last diagnosis. Locked during the next one.
+    last: Mutex<Option<Made>>,
+}
+
+/// A diagnosis.
+#[derive(Clone, Debug)]
+struct Made {
+    ended: Instant,
+    /// From when on the next one may be made.
+    rested: Instant,
+    diagnosis: Diagnosis,
 }
 
 impl RunningDoctor {
@@ -57,17 +70,28 @@ impl RunningDoctor {
         &self.settings
     }
 
-    /// Runs every check. One diagnosis is made at a time: who asks during one gets it too.
+    /// Runs every check. One diagnosis is made at a time, with a rest after it: all who ask before it ends get the same.
     pub(crate) async fn examine(&self) -> Diagnosis {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some((made, diagnosis)) = &*last
-            && *made >= asked
-        {
-            return diagnosis.clone();
+        if let Some(made) = &*last {
+            if made.ended >= asked {
+                return made.diagnosis.clone();
+            }
+            sleep_until(made.rested).await;
         }
+        let begun = Instant::now();
         let diagnosis = self.diagnose().await;
-        *last = Some((Instant::now(), diagnosis.clone()));
+        let ended = Instant::now();
+        let rest = ended
+            .duration_since(begun)
+            .saturating_mul(REST_FACTOR)
+            .min(MAX_REST);
+        *last = Some(Made {
+            ended,
+            rested: ended.checked_add(rest).unwrap_or(ended),
+            diagnosis: diagnosis.clone(),
+        });
         diagnosis
     }
 
@@ -120,8 +144,7 @@ mod tests {
     use super::*;
     use crate::ingest::{WriteBatcher, WriteBatcherOptions};
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn checks_that_take_too_long_are_told() {
+    async fn doctor_of_empty_database() -> (RunningDoctor, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("usage.db").display());
         let flag = format!("--database-url={url}");
@@ -136,7 +159,12 @@ mod tests {
         };
         let (batcher, _writers) = WriteBatcher::start(&store, &clock, options);
         let readiness = Arc::new(Readiness::new(store.clone(), batcher.progress()));
-        let mut doctor = RunningDoctor::new(&config, store, readiness, clock);
+        (RunningDoctor::new(&config, store, readiness, clock), folder)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn checks_that_take_too_long_are_told() {
+        let (mut doctor, _folder) = doctor_of_empty_database().await;
         doctor.limit = Duration::ZERO;
         let diagnosis = doctor.examine().await;
         let checks: Vec<&str> = diagnosis.findings.iter().map(|one| one.check).collect();
@@ -145,5 +173,17 @@ mod tests {
         assert!(!diagnosis.is_healthy());
         let last = diagnosis.findings.last().unwrap().to_string();
         assert!(last.contains("did not run"), "{last}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_diagnosis_waits_for_the_rest_after_the_last_one() {
+        let (doctor, _folder) = doctor_of_empty_database().await;
+        doctor.examine().await;
+        let made = doctor.last.lock().await.clone().unwrap();
+        let rest = made.rested - made.ended;
+        assert!(!rest.is_zero() && rest <= MAX_REST, "{rest:?}");
+        doctor.examine().await;
+        let next = doctor.last.lock().await.clone().unwrap();
+        assert!(next.ended > made.rested);
     }
 }

@@ -83,6 +83,11 @@ impl ClientRoles {
         self.0.is_empty()
     }
 
+    /// Whether a subject may do everything.
+    pub fn has_admin(&self) -> bool {
+        self.0.values().any(|role| *role == Role::Admin)
+    }
+
     /// Whom a certificate stands for; none if no subject of it has a role, or if its subjects have different ones: which of
     /// them is meant is not for us to guess.
     pub fn caller_of(&self, certificate: &ClientCertificate) -> Option<Caller> {

@@ -2,9 +2,13 @@
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use fake_stripe::Fault;
-use usage_client::{ForceReport, Increment, PutAccount, ReportKind, ReportState};
+use usage_client::{
+    ForceReport, Increment, PutAccount, ReportKind, ReportState,
+    proto::{KeyRole, RevokeKeyRequest},
+};
 use usage_server::commands::doctor::Severity;
 
+use crate::operations::access::{access, client, create, first_admin, new_key};
 use crate::support::world::{Backup, Engine, World, hours_ago, on_both_engines};
 
 const EVENTS: &str = "/v1/billing/meter_events";
@@ -22,6 +26,8 @@ on_both_engines!(
     an_account_that_was_linked_after_the_backup_is_not_billed_twice,
     a_restore_beside_a_running_server_is_refused,
     a_restore_without_marks_asks_for_the_time_of_the_backup,
+    keys_that_a_backup_makes_valid_again_are_named,
+    a_backup_from_before_the_first_key_is_told,
 );
 
 fn backup_at() -> DateTime<Utc> {
@@ -363,5 +369,39 @@ async fn a_restore_without_marks_asks_for_the_time_of_the_backup(mut world: Worl
         );
     }
     assert_eq!(world.count_rows("sending WHERE paused_at IS NULL").await, 1);
+    world.finish().await;
+}
+
+async fn keys_that_a_backup_makes_valid_again_are_named(mut world: World) {
+    let (_, admin) = first_admin(&world).await;
+    let mut keys = access(&world, Some(&admin)).await;
+    let leaked = create(&mut keys, new_key("leaked", KeyRole::Writer)).await;
+    let backup = world.back_up().await;
+    let mut keys = access(&world, Some(&admin)).await;
+    let id = leaked.key.unwrap().id;
+    keys.revoke_key(RevokeKeyRequest { id: id.clone() })
+        .await
+        .unwrap();
+    world.put_back(&backup).await;
+    let (_, printed) = world.restore(Some(world.now()), (true, false)).await;
+    assert!(printed.contains("2 API keys are valid"), "{printed}");
+    assert!(
+        printed.contains(&format!("{id} writer \"leaked\"")),
+        "{printed}"
+    );
+    // What was said is true.
+    world.start_server().await;
+    let client = client(world.endpoint(), &leaked.text).await;
+    client.increment("acct").await.unwrap();
+    world.finish().await;
+}
+
+async fn a_backup_from_before_the_first_key_is_told(mut world: World) {
+    let backup = world.back_up().await;
+    first_admin(&world).await;
+    world.put_back(&backup).await;
+    let (_, printed) = world.restore(Some(world.now()), (true, false)).await;
+    assert!(printed.contains("has no API key"), "{printed}");
+    world.start_server().await;
     world.finish().await;
 }
