@@ -15,6 +15,7 @@
 
 mod databases;
 mod decisions;
+mod deletions;
 mod history;
 mod invoices;
 mod outages;
