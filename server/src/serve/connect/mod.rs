@@ -13,6 +13,7 @@ mod answer;
 mod error;
 mod messages;
 mod request;
+mod request_end;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -25,7 +26,7 @@ use tonic_web::GrpcWebLayer;
 use tower::{ServiceExt as _, service_fn, util::BoxCloneSyncService};
 use tower_layer::Layer as _;
 
-use self::{answer::Answers, request::Protocol};
+use self::{answer::Answers, request::Protocol, request_end::RequestEnd};
 pub(super) use self::{messages::Messages, request::ConnectCall};
 use crate::{connections::Activity, contract::Contract, http::RpcService};
 
@@ -55,7 +56,8 @@ async fn answer(
     let waiting = activity.map(|activity| activity.begin_wait());
     let method = answers.contract.method(request.uri().path()).cloned();
     let is_get = request.method() == Verb::GET;
-    match Protocol::of(&request, method.as_ref()) {
+    let (request, end) = RequestEnd::watch(request);
+    let mut answer = match Protocol::of(&request, method.as_ref()) {
         Protocol::Unary(codec) => {
             let request = request::unary(request, codec);
             let mut answer = answers.unary(call(stack, request).await, codec).await;
@@ -75,7 +77,9 @@ async fn answer(
             answer.map(|body| HttpBody::new(answer::Waited::new(body, waiting)))
         }
         Protocol::Other => refused(call(stack, request::unread(request)).await),
-    }
+    };
+    end.mark(&mut answer);
+    answer
 }
 
 async fn call(stack: RpcStack, request: Request<Body>) -> Response<Body> {

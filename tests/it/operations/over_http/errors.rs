@@ -1,11 +1,15 @@
 //! Each form of an error: its code, its status of HTTP, its reason, and its details.
 
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use super::{super::access::first_admin, GET, INCREMENT, JSON, call, detail, post, send};
 use crate::support::{
     commit_lock::CommitLock,
-    world::{World, on_both_engines, on_sqlite},
+    world::{World, on_both_engines, on_sqlite, within},
 };
 
 on_both_engines!(errors_have_their_code_status_and_reason);
@@ -15,6 +19,7 @@ on_sqlite!(
     a_deadline_that_passes_is_deadline_exceeded,
     what_the_protocol_does_not_allow_is_refused,
     other_types_of_content_are_not_read,
+    a_refusal_closes_no_connection_without_saying_so,
 );
 
 async fn errors_have_their_code_status_and_reason(world: World) {
@@ -216,5 +221,53 @@ async fn other_types_of_content_are_not_read(world: World) {
     assert_eq!(world.count_rows("all_reports").await, 0);
     let ours = [("content-type", "Application/JSON; charset=utf-8")];
     assert_eq!(post(&world, INCREMENT, &ours, increment).await.status, 200);
+    world.finish().await;
+}
+
+/// The head of the next answer on a connection, which must have one.
+async fn next_head(connection: &mut TcpStream) -> String {
+    within("an answer", async {
+        let mut bytes = Vec::new();
+        loop {
+            let read = connection.read_buf(&mut bytes).await.unwrap();
+            assert_ne!(read, 0, "closed without saying so");
+            let text = String::from_utf8_lossy(&bytes);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let lengths = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() == lengths.unwrap().parse::<usize>().unwrap() {
+                return head.to_owned();
+            }
+        }
+    })
+    .await
+}
+
+/// Nothing is read from whoever may not call. A connection of HTTP/1 is of no more use then.
+async fn a_refusal_closes_no_connection_without_saying_so(world: World) {
+    first_admin(&world).await;
+    let address = world.http_url().trim_start_matches("http://").to_owned();
+    let mut closed = 0;
+    for length in [2, 20_000] {
+        let request = format!(
+            "POST {INCREMENT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{}",
+            " ".repeat(length)
+        );
+        let mut connection = TcpStream::connect(&address).await.unwrap();
+        for _ in 0..20 {
+            connection.write_all(request.as_bytes()).await.unwrap();
+            let head = next_head(&mut connection).await;
+            assert!(head.starts_with("HTTP/1.1 401"), "{head}");
+            if head.contains("connection: close") {
+                connection = TcpStream::connect(&address).await.unwrap();
+                closed += 1;
+            }
+        }
+    }
+    assert!(closed > 0);
     world.finish().await;
 }
