@@ -91,7 +91,7 @@ async fn usage_after_an_end_found_at_stripe_is_held_and_told(mut world: World) {
     let (severity, told) = world.doctor_says(None, "customers").await;
     assert_eq!(severity, Severity::Warn, "{told}");
     assert!(told.contains("cus_acct (acct)"), "{told}");
-    assert!(world.metric(transitions).await > before);
+    world.wait_until_metric_is_above(transitions, before).await;
     // In time a person decides.
     world.move_clocks(world.now() + TimeDelta::days(36)).await;
     wait_until_gap_is(&world, ReportState::TooLate).await;

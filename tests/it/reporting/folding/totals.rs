@@ -72,8 +72,10 @@ async fn folded_usage_is_shown_as_before(mut world: World) {
         printed.contains("1 archives with 60 reports, 0 with a difference"),
         "{printed}"
     );
-    assert!(world.metric(reports).await >= counted.0 + 60);
-    assert!(world.metric(archives).await > counted.1);
+    world
+        .wait_until_metric_is_above(reports, counted.0 + 59)
+        .await;
+    world.wait_until_metric_is_above(archives, counted.1).await;
     world.finish().await;
 }
 

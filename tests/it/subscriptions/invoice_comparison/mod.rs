@@ -80,13 +80,15 @@ async fn expect_found(
     );
     let differences = format!(r#"usage_invoice_differences_total{{finding="{name}"}}"#);
     let is_difference = finding != InvoiceFinding::Equal;
+    // Read before the row is looked for: a comparison may end in between.
+    let mut before = 0;
+    if is_difference {
+        before = world.metric(&differences).await;
+    }
     // It may be found already.
-    let is_new = is_difference && world.count_rows(&row).await == 0;
-    let before = if is_new {
-        world.metric(&differences).await
-    } else {
-        0
-    };
+    if world.count_rows(&row).await > 0 {
+        before = 0;
+    }
     world.advance_until_found(&row).await;
     let (found, is_equal) = comparison(world, END).await;
     assert_eq!(
@@ -117,7 +119,7 @@ async fn expect_found(
         for part in parts.into_iter().chain(ids) {
             assert!(line.contains(&part), "{part} is not in {line}");
         }
-        assert!(world.metric(&differences).await > before);
+        world.wait_until_metric_is_above(&differences, before).await;
     }
     found
 }

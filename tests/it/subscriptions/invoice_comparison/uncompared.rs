@@ -65,7 +65,7 @@ async fn usage_after_an_end_that_was_found_late_is_told(mut world: World) {
     for part in ["acct", "api_calls", "7 units", "7 reported"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
-    assert!(world.metric(differences).await > before);
+    world.wait_until_metric_is_above(differences, before).await;
     stays_acknowledged_while_it_moves(&world, used_at, told).await;
     // It is told until a period contains it.
     let database = world.connect_to_database().await;

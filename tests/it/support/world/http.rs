@@ -74,6 +74,12 @@ impl World {
         metric(&text, series)
     }
 
+    /// Waits until a series is higher than before. What is counted in the database may be counted in the metrics after it.
+    pub(crate) async fn wait_until_metric_is_above(&self, series: &str, before: u64) {
+        self.wait_until(series, async || self.metric(series).await > before)
+            .await;
+    }
+
     /// Sends raw bytes to the HTTP server and returns the first line of the response.
     pub(crate) async fn http_raw(&self, bytes: Vec<u8>) -> String {
         let address = self.http_url().trim_start_matches("http://").to_owned();
