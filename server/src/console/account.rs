@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 use serde_json::json;
 use usage_proto::v1::{
     GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, Period,
-    ReconcileRequest,
+    Quantities, ReconcileRequest, UsagePoint,
 };
 
 use super::{
@@ -186,7 +186,10 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
         (chart::legend())
         @for meter in &usage.meters {
             h3 { (foreign(&meter.meter)) }
-            @if meter.points.len() > MAX_POINTS {
+            @let is_empty = |point: &UsagePoint| point.quantities.unwrap_or_default() == Quantities::default();
+            @if meter.points.iter().all(is_empty) {
+                p { "No usage in this time." }
+            } @else if meter.points.len() > MAX_POINTS {
                 p .note { (meter.points.len()) " steps are too many for a chart: choose longer ones, or a shorter time." }
             } @else {
                 @let name = format!("Usage of {}", meter.meter);
@@ -230,7 +233,7 @@ fn totals(usage: &GetResponse) -> Markup {
 }
 
 /// The figures of a chart.
-fn points(points: &[usage_proto::v1::UsagePoint], zone: Tz, format: &str) -> Markup {
+fn points(points: &[UsagePoint], zone: Tz, format: &str) -> Markup {
     html! {
         details {
             summary { "The same as a table" }

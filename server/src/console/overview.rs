@@ -1,6 +1,6 @@
 //! `/`: what needs a decision, how reporting is, and the latest runs.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use maud::{Markup, html};
 use serde_json::json;
@@ -80,19 +80,21 @@ fn findings(found: Option<&DoctorResponse>) -> Markup {
                 a href=(HttpPath::ConsoleSetUp.name()) { "set-up" } "." }
         };
     };
-    let to_do = || {
-        let findings = found.findings.iter();
-        findings.filter(|finding| doctor_lines::needs_attention(finding))
-    };
+    let findings = found.findings.iter();
+    let mut to_do: Vec<_> = findings
+        .filter(|finding| doctor_lines::needs_attention(finding))
+        .collect();
+    // The worst come first.
+    to_do.sort_by_key(|finding| Reverse(finding.severity));
     let fine = found.findings.iter().filter(|finding| {
         SHOWN.contains(&finding.check.as_str()) && !doctor_lines::needs_attention(finding)
     });
     html! {
         h2 { "What needs attention" }
-        @if to_do().next().is_none() {
+        @if to_do.is_empty() {
             p .ok { "Nothing: every check is fine." }
         } @else {
-            (doctor_lines::list(to_do()))
+            (doctor_lines::list(to_do.into_iter()))
         }
         h2 { "State" }
         (doctor_lines::list(fine))

@@ -16,7 +16,7 @@ const ALL_PER_SEC: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Addresses that are remembered.
 const ADDRESSES: u64 = 100_000;
 /// An address that was silent for this long may try as often as a new one anyway.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
+const FORGET_AFTER: Duration = Duration::from_mins(1);
 
 pub(super) struct SignInRates {
     all: DefaultDirectRateLimiter,

@@ -39,7 +39,7 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
     let with_key = client(world.endpoint(), &admin).await;
     let correct = Correct::new("acct/1", -1, "a gift").requested_by("ann");
     with_key.correct(correct).await.unwrap();
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     browser.sign_in(&admin).await;
     let mut waiting = vec!["/".to_owned()];
     let mut seen = BTreeSet::new();
@@ -110,7 +110,7 @@ fn assert_page(path: &str, text: &str) {
         "{path}"
     );
     for (part, count) in [
-        ("<title>", 1),
+        ("usage-billing</title>", 1),
         ("<h1", 1),
         ("<main id=\"main\"", 1),
         ("href=\"#main\"", 1),

@@ -2,7 +2,7 @@
 
 use usage_client::Correct;
 
-use super::{Browser, keys};
+use super::Browser;
 use crate::support::world::{World, hours_ago, on_sqlite};
 
 on_sqlite!(
@@ -22,7 +22,7 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
         let correct = Correct::new(account, -1, SCRIPT).requested_by(SCRIPT);
         client.correct(correct).await.unwrap();
     }
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let reports = browser.get("/reports").await;
     assert!(
         reports
@@ -83,7 +83,7 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
 
 async fn an_address_that_means_nothing_is_a_page_that_says_so(world: World) {
     world.count("acct", 9, hours_ago(2)).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     for (path, status, words) in [
         ("/account", 400, "the address has no id of an account"),
         ("/account?id=white%20space", 400, "INVALID_FIELD"),

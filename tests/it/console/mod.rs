@@ -5,7 +5,7 @@ mod hostile;
 mod pages;
 mod sign_in;
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use reqwest::{Client, header::HeaderMap, redirect::Policy};
 use usage_client::proto::KeyRole;
@@ -62,7 +62,7 @@ impl Answer {
 struct Browser {
     client: Client,
     url: String,
-    cookies: BTreeMap<String, String>,
+    cookies: RefCell<BTreeMap<String, String>>,
 }
 
 impl Browser {
@@ -72,7 +72,7 @@ impl Browser {
         Self {
             client: client.build().unwrap(),
             url: url.to_owned(),
-            cookies: BTreeMap::new(),
+            cookies: RefCell::default(),
         }
     }
 
@@ -84,23 +84,23 @@ impl Browser {
         }
     }
 
-    async fn get(&mut self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> Answer {
         self.get_with(path, &[]).await
     }
 
-    async fn get_with(&mut self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let request = self.client.get(format!("{}{path}", self.url));
         self.send(request, headers).await
     }
 
     /// Sends a form as a page of the console does.
-    async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let origin = self.url.clone();
         self.post_with(path, fields, &[("origin", &origin)]).await
     }
 
     async fn post_with(
-        &mut self,
+        &self,
         path: &str,
         fields: &[(&str, &str)],
         headers: &[(&str, &str)],
@@ -109,23 +109,22 @@ impl Browser {
         self.send(request.form(fields), headers).await
     }
 
-    async fn sign_in(&mut self, key: &str) -> Answer {
+    async fn sign_in(&self, key: &str) -> Answer {
         self.post("/sign-in", &[("key", key)]).await
     }
 
-    async fn send(
-        &mut self,
-        mut request: reqwest::RequestBuilder,
-        headers: &[(&str, &str)],
-    ) -> Answer {
+    async fn send(&self, mut request: reqwest::RequestBuilder, headers: &[(&str, &str)]) -> Answer {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        if !self.cookies.is_empty() {
-            let cookies = self.cookies.iter();
-            let cookies: Vec<_> = cookies
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
+        let cookies: Vec<_> = {
+            let cookies = self.cookies.borrow();
+            let pairs = cookies
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            pairs.collect()
+        };
+        if !cookies.is_empty() {
             request = request.header("cookie", cookies.join("; "));
         }
         let answer = within("an answer", async {
@@ -140,10 +139,11 @@ impl Browser {
         for cookie in answer.headers.get_all("set-cookie") {
             let pair = cookie.to_str().unwrap().split(';').next().unwrap();
             let (name, value) = pair.split_once('=').unwrap();
+            let mut cookies = self.cookies.borrow_mut();
             if value.is_empty() {
-                self.cookies.remove(name);
+                cookies.remove(name);
             } else {
-                self.cookies.insert(name.to_owned(), value.to_owned());
+                cookies.insert(name.to_owned(), value.to_owned());
             }
         }
         answer

@@ -31,7 +31,7 @@ async fn reject(world: &World) {
 
 async fn the_first_page_shows_what_needs_a_decision(world: World) {
     reject(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let page = browser.get("/").await;
     page.assert_shows(
         200,
@@ -55,7 +55,7 @@ async fn accounts_are_found_by_the_beginning_of_their_id_and_by_customer(world: 
         world.client().put_account(put).await.unwrap();
     }
     world.link_to_new_customer("team/4", "cus_four").await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let listed = |page: &super::Answer| {
         let links = page.text.split("/account?id=").skip(1);
         let ids = links.map(|rest| rest.split('"').next().unwrap().replace("%2F", "/"));
@@ -99,7 +99,7 @@ async fn an_account_shows_its_link_usage_and_reports(world: World) {
     world.count("acct", 70, hours_ago(30)).await;
     world.report_all().await;
     world.count("acct", 5, hours_ago(29)).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let time = |hours| hours_ago(hours).format("%Y-%m-%dT%H:%M:%SZ").to_string();
     let (start, end) = (time(48), time(0));
     let path = format!("/account?id=acct&by=hour&start={start}&end={end}");
@@ -143,9 +143,10 @@ async fn reports_are_filtered_and_one_shows_its_way(world: World) {
     world.count_of("other", "tokens", 9, hours_ago(2)).await;
     let report = world.reports("acct").await.remove(0);
     let write_off = ResolveReport::new("acct", &report.id, ResolveAction::WriteOff, "a gift");
-    let resolved = world.client().resolve_report(write_off.requested_by("ann"));
+    let client = world.client();
+    let resolved = client.resolve_report(write_off.requested_by("ann"));
     resolved.await.unwrap();
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let time = |hours| hours_ago(hours).format("%Y-%m-%dT%H:%M:%SZ").to_string();
     for (filter, is_acct, is_other) in [
         (String::new(), true, true),
@@ -182,7 +183,7 @@ async fn runs_keys_and_the_audit_are_shown(world: World) {
     let with_key = client(world.endpoint(), &admin).await;
     let put = PutAccount::free("freebie");
     with_key.put_account(put).await.unwrap();
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     browser.sign_in(&admin).await;
     let runs = browser.get("/runs?state=REPORT_RUN_STATE_CLOSED").await;
     runs.assert_shows(200, "closed 1 1 0 0 0 0");

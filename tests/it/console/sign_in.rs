@@ -6,14 +6,15 @@ use usage_client::proto::{KeyRole, RevokeKeyRequest};
 use super::{Browser, form_token, keys};
 use crate::{
     operations::access::{access, create, first_admin, new_key, timestamp},
-    support::world::{Engine, Server, World, at, on_both_engines, on_sqlite, poll},
+    support::world::{Engine, Server, World, hours_ago, on_both_engines, on_sqlite, poll},
 };
 
 on_both_engines!(
     a_key_begins_a_session_that_only_its_hash_is_stored_of,
     a_wrong_key_begins_none_and_nothing_says_why,
     a_session_ends_with_its_key,
-    a_session_ends_after_eight_hours_and_is_deleted,
+    a_session_ends_after_eight_hours,
+    ended_sessions_are_deleted,
     every_replica_knows_a_session,
     signing_out_ends_the_session,
 );
@@ -31,7 +32,7 @@ const COOKIE: &str = "usage_console";
 
 async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     let [admin, ..] = keys(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let asked = browser.get("/accounts?id=a%2Fb").await;
     asked.assert_shows(401, "Sign in");
     assert!(
@@ -49,7 +50,7 @@ async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     }
     assert!(!cookie.contains(&admin[20..]));
     browser.get("/").await.assert_shows(200, "root (admin)");
-    let secret = browser.cookies[COOKIE].clone();
+    let secret = browser.cookies.borrow()[COOKIE].clone();
     assert_eq!(secret.len(), 64);
     let sessions = "console_sessions WHERE key_id <> ''";
     assert_eq!(world.count_rows(sessions).await, 1);
@@ -57,7 +58,7 @@ async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     assert_eq!(world.count_rows(&with_secret).await, 0);
     // Signing in again replaces the session.
     assert_eq!(browser.sign_in(&admin).await.status, 303);
-    assert_ne!(browser.cookies[COOKIE], secret);
+    assert_ne!(browser.cookies.borrow()[COOKIE], secret);
     assert_eq!(world.count_rows(sessions).await, 1);
     world.finish().await;
 }
@@ -71,25 +72,32 @@ async fn a_wrong_key_begins_none_and_nothing_says_why(world: World) {
     let other_secret = format!("ub_{}_{}", key.id, "0".repeat(64));
     let no_such_key = format!("ub_{}_{}", "0".repeat(16), "0".repeat(64));
     let mut answers = Vec::new();
-    for wrong in [&other_secret, &no_such_key, &revoked.text, "", "hunter2"] {
-        let mut browser = Browser::new(world.http_url());
+    for wrong in [
+        other_secret.as_str(),
+        &no_such_key,
+        &revoked.text,
+        "",
+        "hunter2",
+    ] {
+        let browser = Browser::new(world.http_url());
         let refused = browser.sign_in(wrong).await;
         refused.assert_shows(401, "This key is not valid");
-        assert!(browser.cookies.is_empty());
+        assert!(browser.cookies.borrow().is_empty());
         assert!(wrong.is_empty() || !refused.text.contains(wrong));
         answers.push(refused.text);
     }
     answers.dedup();
     assert_eq!(answers.len(), 1, "all are answered alike");
     // A key in the address is not read.
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let path = format!("/sign-in?key={admin}");
     let refused = browser.post(&path, &[("next", "/")]).await;
     assert_eq!(refused.status, 401);
     assert_eq!(world.count_rows("console_sessions").await, 0);
     // Cookies that were made up open nothing.
     for cookie in ["", "x", &"0".repeat(64), &"A".repeat(64)] {
-        browser.cookies.insert(COOKIE.to_owned(), cookie.to_owned());
+        let cookie = (COOKIE.to_owned(), cookie.to_owned());
+        browser.cookies.borrow_mut().extend([cookie]);
         browser.get("/").await.assert_shows(401, "Sign in");
     }
     world.finish().await;
@@ -103,8 +111,8 @@ async fn a_session_ends_with_its_key(mut world: World) {
     let mut expires = new_key("expires", KeyRole::Reader);
     expires.expires_at = Some(timestamp(clock.now() + 60_000));
     let expires = create(&mut admins, expires).await;
-    let mut one = Browser::new(world.http_url());
-    let mut other = Browser::new(world.http_url());
+    let one = Browser::new(world.http_url());
+    let other = Browser::new(world.http_url());
     one.sign_in(&revoked.text).await;
     other.sign_in(&expires.text).await;
     assert_eq!(one.get("/runs").await.status, 200);
@@ -118,41 +126,57 @@ async fn a_session_ends_with_its_key(mut world: World) {
     world.finish().await;
 }
 
-async fn a_session_ends_after_eight_hours_and_is_deleted(mut world: World) {
+async fn a_session_ends_after_eight_hours(mut world: World) {
     let clock = world.set_time("2027-03-10T12:00:00Z").await;
     let (_, admin) = first_admin(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     browser.sign_in(&admin).await;
     let hours = |hours| Duration::hours(hours).num_milliseconds();
     clock.advance(hours(8) - 1);
     assert_eq!(browser.get("/runs").await.status, 200);
     clock.advance(1);
     assert_eq!(browser.get("/runs").await.status, 401);
-    world.wait_until_job_ran("cleanup").await;
+    world.finish().await;
+}
+
+async fn ended_sessions_are_deleted(world: World) {
+    let [admin, reader, _] = keys(&world).await;
+    for key in [&admin, &reader] {
+        let browser = Browser::new(world.http_url());
+        assert_eq!(browser.sign_in(key).await.status, 303);
+    }
+    let ended = world.clock.now() - 1;
+    let of_reader = format!("key_id = '{}'", &reader[3..19]);
     world
-        .set_last_run("cleanup", at("2027-03-10T18:00:00Z"))
+        .execute_sql(&format!(
+            "UPDATE console_sessions SET expires_at = {ended} WHERE {of_reader}"
+        ))
         .await;
+    world.wait_until_job_ran("cleanup").await;
+    world.set_last_run("cleanup", hours_ago(2)).await;
     world
-        .wait_until("the end of the session", async || {
-            world.count_rows("console_sessions").await == 0
+        .wait_until("the end of the session", || async {
+            world.count_rows("console_sessions").await == 1
         })
         .await;
+    let left = format!("console_sessions WHERE {of_reader}");
+    assert_eq!(world.count_rows(&left).await, 0);
     world.finish().await;
 }
 
 async fn every_replica_knows_a_session(world: World) {
     let [admin, ..] = keys(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     browser.sign_in(&admin).await;
     if world.engine == Engine::Sqlite {
         let mut world = world;
         world.restart().await;
-        let mut browser = browser.at(world.http_url());
+        let browser = browser.at(world.http_url());
         browser.get("/keys").await.assert_shows(200, "writer");
         return world.finish().await;
     }
     let replica = world.replica().await;
-    let mut there = browser.at(replica.http_url());
+    let there = browser.at(replica.http_url());
     there.get("/keys").await.assert_shows(200, "writer");
     let token = form_token(&browser.get("/runs").await);
     let out = browser.post("/sign-out", &[("token", &token)]).await;
@@ -168,9 +192,9 @@ async fn every_replica_knows_a_session(world: World) {
 
 async fn signing_out_ends_the_session(world: World) {
     let [admin, ..] = keys(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     browser.sign_in(&admin).await;
-    let mut copy = browser.at(world.http_url());
+    let copy = browser.at(world.http_url());
     let token = form_token(&browser.get("/runs").await);
     for wrong in [String::new(), "0".repeat(64), token.replace('a', "b") + "c"] {
         let refused = browser.post("/sign-out", &[("token", &wrong)]).await;
@@ -179,7 +203,7 @@ async fn signing_out_ends_the_session(world: World) {
     assert_eq!(browser.get("/sign-out").await.status, 405);
     let out = browser.post("/sign-out", &[("token", &token)]).await;
     assert_eq!((out.status, out.header("location")), (303, "/sign-in"));
-    assert!(browser.cookies.is_empty());
+    assert!(browser.cookies.borrow().is_empty());
     // Also for whoever has copied the cookie.
     assert_eq!(copy.get("/runs").await.status, 401);
     assert_eq!(world.count_rows("console_sessions").await, 0);
@@ -188,7 +212,7 @@ async fn signing_out_ends_the_session(world: World) {
 
 async fn a_form_of_another_site_is_refused(world: World) {
     let [admin, ..] = keys(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let fields = [("key", admin.as_str())];
     for headers in [
         [("origin", "https://evil.example"), ("accept", "*/*")],
@@ -201,7 +225,7 @@ async fn a_form_of_another_site_is_refused(world: World) {
     ] {
         let refused = browser.post_with("/sign-in", &fields, &headers).await;
         refused.assert_shows(403, "FOREIGN_FORM");
-        assert!(browser.cookies.is_empty(), "{headers:?}");
+        assert!(browser.cookies.borrow().is_empty(), "{headers:?}");
     }
     browser.sign_in(&admin).await;
     let token = form_token(&browser.get("/runs").await);
@@ -216,7 +240,7 @@ async fn a_form_of_another_site_is_refused(world: World) {
         ("origin", "https://usage.example"),
         ("host", "usage.example"),
     ];
-    let mut proxied = Browser::new(world.http_url());
+    let proxied = Browser::new(world.http_url());
     let signed_in = proxied.post_with("/sign-in", &fields, &host).await;
     let cookie = signed_in.header("set-cookie");
     assert!(cookie.starts_with("__Host-usage_console="), "{cookie}");
@@ -231,7 +255,7 @@ async fn a_form_of_another_site_is_refused(world: World) {
 
 async fn attempts_to_sign_in_are_limited(world: World) {
     let [admin, ..] = keys(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let mut statuses = Vec::new();
     for _ in 0..30 {
         statuses.push(browser.sign_in("wrong").await.status);
@@ -248,7 +272,7 @@ async fn attempts_to_sign_in_are_limited(world: World) {
 
 async fn roles_see_what_their_calls_may(world: World) {
     let [_, reader, writer] = keys(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     browser.sign_in(&reader).await;
     let page = browser.get("/").await;
     page.assert_shows(200, "reader (reader)");
@@ -260,7 +284,7 @@ async fn roles_see_what_their_calls_may(world: World) {
         let refused = browser.get(page).await;
         refused.assert_shows(403, "the key has the role reader");
     }
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     assert_eq!(browser.sign_in(&writer).await.status, 303);
     for page in ["/", "/accounts", "/reports", "/runs", "/set-up", "/keys"] {
         let refused = browser.get(page).await;
@@ -270,7 +294,7 @@ async fn roles_see_what_their_calls_may(world: World) {
 }
 
 async fn without_keys_only_local_names_are_answered(world: World) {
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     let page = browser.get("/").await;
     page.assert_shows(200, "No API key is needed yet");
     assert!(!page.text.contains("Sign out"));
@@ -301,7 +325,7 @@ async fn without_the_console_none_of_its_paths_is_there(mut world: World) {
     let mut config = world.config();
     config.no_console = true;
     let server = Server::start(config, world.clock.clone()).await;
-    let mut browser = Browser::new(server.http_url());
+    let browser = Browser::new(server.http_url());
     for path in ["/", "/accounts", "/sign-in", "/console.css", "/set-up"] {
         let answer = browser.get(path).await;
         assert_eq!((answer.status, &*answer.text), (404, "not found\n"));
@@ -313,7 +337,7 @@ async fn without_the_console_none_of_its_paths_is_there(mut world: World) {
 
 async fn a_session_follows_links_to_json_and_changes_nothing(world: World) {
     let [admin, ..] = keys(&world).await;
-    let mut browser = Browser::new(world.http_url());
+    let browser = Browser::new(world.http_url());
     browser.sign_in(&admin).await;
     let list = "/usage.v1.UsageService/ListMeters?encoding=json&message=%7B%7D";
     let meters = browser.get(list).await;
