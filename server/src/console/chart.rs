@@ -145,7 +145,7 @@ mod tests {
             let of = Quantities { total: 0, reported, not_yet_reported: waiting, not_billable: free };
             let highest = height_of(Some(of)).max(1);
             for (_, top, height) in parts(of, highest) {
-                prop_assert!(height >= 1 && height <= BARS_HEIGHT);
+                prop_assert!((1..=BARS_HEIGHT).contains(&height));
                 // A part that is there has one unit at least.
                 prop_assert!(top >= BARS_TOP - 3, "{}", top);
                 prop_assert!(top + height <= BARS_TOP + BARS_HEIGHT);

@@ -76,11 +76,10 @@ mod tests {
     use super::*;
 
     fn head(headers: &[(&str, &str)]) -> Parts {
-        let builder = axum::http::Request::builder().uri("/sign-in");
-        let add = |builder: axum::http::request::Builder, (name, value): &(&str, &str)| {
-            builder.header(*name, *value)
-        };
-        let builder = headers.iter().fold(builder, add);
+        let mut builder = http::Request::builder().uri("/sign-in");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
         builder.body(()).unwrap().into_parts().0
     }
 
