@@ -86,7 +86,9 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
             None => p { a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("compare", "yes")])) "#compared" } { "Compare with Stripe's totals and invoices" } " (it asks Stripe, which takes seconds)" },
             Some(found) => (or_reason(found, |rows| comparison(rows))),
         }
-        p .more { a href=(json_url("AccountService/GetAccount", &json!({ "accountId": id }))) { "The account as JSON" } }
+        @if account.is_some() {
+            p .more { a href=(json_url("AccountService/GetAccount", &json!({ "accountId": id }))) { "The account as JSON" } }
+        }
     };
     Ok(Page::new(format!("Account {id}"), content))
 }
