@@ -188,6 +188,10 @@ pub struct Config {
     #[command(flatten)]
     pub log: LogConfig,
 
+    /// Do not serve the console, the web pages for people, on `HTTP_LISTEN`.
+    #[arg(long, env = "NO_CONSOLE")]
+    pub no_console: bool,
+
     /// Do not migrate the database on start. The service does not start on an old schema.
     #[arg(long, env = "NO_MIGRATE")]
     pub no_migrate: bool,

@@ -22,6 +22,7 @@ pub(crate) use self::{
     activity::{Activity, Call, Wait},
     connection::Connection,
     held_bytes::{HeldBytes, OwnBytes},
+    open::host_of,
     opening::Security,
     unread::Unread,
 };

@@ -44,6 +44,7 @@
 //! | shard | of a database that Citus spreads over machines: the part that has all rows of some accounts |
 //! | lease | a replica's right to run a job, on the database's clock |
 //! | key | an API key: says who calls, with a role and perhaps limited to accounts or meters |
+//! | session | of the console: who signed in with which key, for eight hours at most |
 //! | role | what a caller may do: `writer` counts, `reader` shows, `admin` may do everything |
 //! | audit entry | what an admin did, tried or was refused; only the deletion of its account changes it |
 //! | token | the random name that the rows of a deleted account get in the place of its id |
@@ -82,6 +83,7 @@
 //! | `rpc` | the wire to the domain and back, one file a service |
 //! | `authentication` | who calls: finds the key of a call, cached for seconds |
 //! | `http` | the paths of HTTP: webhooks, health, metrics, the description of the services; `serve` adds the services as JSON |
+//! | `console` | the pages for people, which get their data by calls |
 //! | `contract` | the methods and messages as data: JSON, and their description as OpenAPI |
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
@@ -129,6 +131,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 mod connections;
+mod console;
 mod contract;
 mod database_error;
 pub mod doctor;

@@ -27,6 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::connect::http_status;
 pub use self::{error::ServeError, listeners::Listeners};
 use self::{
     services::{Services, size},

@@ -9,6 +9,7 @@
 )]
 
 mod client;
+mod console;
 mod counting;
 mod operations;
 mod reporting;

@@ -1,4 +1,4 @@
-//! API keys, and what admins did.
+//! API keys, sessions of the console, and what admins did.
 
 use sea_orm_migration::{
     prelude::*,
@@ -41,6 +41,15 @@ enum AuditEntries {
     Message,
 }
 
+#[derive(DeriveIden)]
+enum ConsoleSessions {
+    Table,
+    Hash,
+    KeyId,
+    CreatedAt,
+    ExpiresAt,
+}
+
 pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     use ApiKeys as K;
     manager
@@ -64,7 +73,33 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .to_owned(),
         )
         .await?;
+    create_console_sessions(manager).await?;
     create_audit_entries(manager).await
+}
+
+async fn create_console_sessions(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    use ConsoleSessions as S;
+    manager
+        .create_table(
+            Table::create()
+                .table(S::Table)
+                // The SHA-256 of the cookie, in hexadecimal.
+                .col(name(manager, S::Hash).primary_key())
+                .col(text(S::KeyId))
+                .col(big_integer(S::CreatedAt))
+                .col(big_integer(S::ExpiresAt))
+                .to_owned(),
+        )
+        .await?;
+    manager
+        .create_index(
+            Index::create()
+                .name("console_sessions_by_end")
+                .table(S::Table)
+                .col(S::ExpiresAt)
+                .to_owned(),
+        )
+        .await
 }
 
 async fn create_audit_entries(manager: &SchemaManager<'_>) -> Result<(), DbErr> {

@@ -44,6 +44,11 @@ const FIRST_LOOK_UPS_PER_SEC: u32 = 500;
 /// Calls that wait for an answer of the database. It is slow then, or does not answer.
 const WAITING_CALLS: usize = 16_384;
 
+/// Who makes a request, where this program has found that out before: in the extensions of a request, which no caller can
+/// write.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownCaller(pub(crate) Arc<Caller>);
+
 /// Finds out who calls. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Authenticator {
@@ -124,8 +129,34 @@ impl Authenticator {
             return Ok(Arc::clone(&shared.anyone));
         }
         let presented = presented_key(headers).ok_or(Error::Unauthenticated)?;
+        self.caller_of_presented(&presented).await
+    }
+
+    /// Who calls with a key that was checked before, if it is still valid.
+    ///
+    /// # Errors
+    /// The key is not valid any more, or the database does not answer.
+    pub(crate) async fn caller_of_key(&self, id: KeyId) -> Result<Arc<Caller>> {
+        let now = self.shared.clock.now();
+        let known = self.known_key(id).await?;
+        let known = known.filter(|known| known.key.is_valid_at(now));
+        let known = known.ok_or(Error::Unauthenticated)?;
+        self.note_use(&known, now);
+        Ok(Arc::clone(&known.caller))
+    }
+
+    /// Who presents the text of a key.
+    ///
+    /// # Errors
+    /// The key is not valid, or the database does not answer.
+    pub(crate) async fn caller_of_text(&self, text: &str) -> Result<Arc<Caller>> {
+        let presented = PresentedKey::parse(text.trim()).ok_or(Error::Unauthenticated)?;
+        self.caller_of_presented(&presented).await
+    }
+
+    async fn caller_of_presented(&self, presented: &PresentedKey) -> Result<Arc<Caller>> {
         let known = self.known_key(presented.id).await?;
-        let now = shared.clock.now();
+        let now = self.shared.clock.now();
         let is_valid = |known: &KnownKey| {
             let is_right = known.hash.matches(&presented.hash);
             is_right && known.key.is_valid_at(now)

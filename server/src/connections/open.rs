@@ -168,7 +168,7 @@ fn close_least(
 }
 
 /// What counts as one address: a host usually has a whole /64 of IPv6.
-fn host_of(address: IpAddr) -> IpAddr {
+pub(crate) fn host_of(address: IpAddr) -> IpAddr {
     const NETWORK: u128 = 0xffff_ffff_ffff_ffff_0000_0000_0000_0000;
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),

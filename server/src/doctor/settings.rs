@@ -75,6 +75,7 @@ fn addresses(config: &Config) -> Group {
             "HTTP_CORS_ORIGINS",
             (!origins.is_empty()).then(|| origins.join(",")),
         ),
+        ("NO_CONSOLE", some(config.no_console)),
         ("WEBHOOK_LISTEN", addresses.webhook_listen.map(text)),
         ("METRICS_LISTEN", addresses.metrics_listen.map(text)),
         ("TLS_CERT_FILE", path(tls.tls_cert_file.as_ref())),

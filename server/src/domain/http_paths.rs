@@ -22,6 +22,30 @@ pub enum HttpPath {
     OpenApi,
     /// Webhooks, which Stripe signs.
     StripeWebhooks,
+    /// The console's first page.
+    ConsoleOverview,
+    /// Its accounts.
+    ConsoleAccounts,
+    /// One of them.
+    ConsoleAccount,
+    /// Its reports.
+    ConsoleReports,
+    /// One of them.
+    ConsoleReport,
+    /// Its runs.
+    ConsoleRuns,
+    /// What admins did.
+    ConsoleAudit,
+    /// Its API keys.
+    ConsoleKeys,
+    /// The lines of `doctor`, and the settings.
+    ConsoleSetUp,
+    /// The form to sign in.
+    ConsoleSignIn,
+    /// The end of a session.
+    ConsoleSignOut,
+    /// How its pages look.
+    ConsoleStyle,
 }
 
 names!(HttpPath {
@@ -30,6 +54,18 @@ names!(HttpPath {
     Metrics = "/metrics",
     OpenApi = "/openapi.json",
     StripeWebhooks = "/webhooks/stripe",
+    ConsoleOverview = "/",
+    ConsoleAccounts = "/accounts",
+    ConsoleAccount = "/account",
+    ConsoleReports = "/reports",
+    ConsoleReport = "/report",
+    ConsoleRuns = "/runs",
+    ConsoleAudit = "/audit",
+    ConsoleKeys = "/keys",
+    ConsoleSetUp = "/set-up",
+    ConsoleSignIn = "/sign-in",
+    ConsoleSignOut = "/sign-out",
+    ConsoleStyle = "/console.css",
 });
 
 /// A socket of HTTP.
@@ -58,8 +94,33 @@ impl HttpPath {
         Self::ALL.into_iter().find(|path| path.name() == text)
     }
 
+    /// Whether it belongs to the console.
+    pub fn is_console(self) -> bool {
+        self.console_requirement().is_some()
+    }
+
+    /// What a path of the console demands; absent of all others. A key that is limited sees what its calls may.
+    fn console_requirement(self) -> Option<Requirement> {
+        match self {
+            Self::ConsoleOverview
+            | Self::ConsoleAccounts
+            | Self::ConsoleAccount
+            | Self::ConsoleReports
+            | Self::ConsoleReport
+            | Self::ConsoleRuns
+            | Self::ConsoleSetUp => Some(Requirement::Role(Role::Reader)),
+            Self::ConsoleAudit | Self::ConsoleKeys => Some(Requirement::Role(Role::Admin)),
+            // They show nothing that is stored.
+            Self::ConsoleSignIn | Self::ConsoleSignOut | Self::ConsoleStyle => Some(Nothing),
+            Self::Live | Self::Ready | Self::Metrics | Self::OpenApi | Self::StripeWebhooks => None,
+        }
+    }
+
     /// What it demands on a socket; absent if the socket does not have it.
     pub fn requirement(self, socket: HttpSocket) -> Option<Requirement> {
+        if let Some(requirement) = self.console_requirement() {
+            return socket.has_services().then_some(requirement);
+        }
         match (self, socket) {
             // It describes the contract, as reflection does.
             (Self::OpenApi, socket) => socket.has_services().then_some(Requirement::AnyRole),
@@ -72,6 +133,8 @@ impl HttpPath {
             (Self::Metrics, HttpSocket::Metrics)
             | (Self::Live | Self::Ready, _)
             | (Self::StripeWebhooks, HttpSocket::All | HttpSocket::Webhooks) => Some(Nothing),
+            // Above.
+            _ => None,
         }
     }
 }

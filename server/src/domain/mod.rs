@@ -15,6 +15,7 @@ pub mod caller_id;
 pub mod client_certificate;
 pub mod clock_check;
 pub mod closing;
+pub mod console_session;
 pub mod correction;
 pub mod customer_watch;
 pub mod decision;

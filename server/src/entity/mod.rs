@@ -12,6 +12,7 @@ pub(crate) mod billing_period;
 pub(crate) mod boundary_change;
 pub(crate) mod boundary_version;
 pub(crate) mod commit;
+pub(crate) mod console_session;
 pub(crate) mod correction_key;
 pub(crate) mod customer;
 pub(crate) mod deleted_account;

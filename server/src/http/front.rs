@@ -10,35 +10,52 @@ use super::{
     RpcService,
     cors::{Asked, Cors},
 };
-use crate::domain::http_paths::HttpPath;
+use crate::{
+    console::{Console, Place},
+    domain::http_paths::HttpPath,
+};
 
 /// What a socket answers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Front {
     router: Router,
-    /// The services, and the origins that may call them; absent where there are none.
-    rpc: Option<(RpcService, Arc<Cors>)>,
+    /// Absent where there are none.
+    services: Option<Services>,
+}
+
+/// The services of a socket.
+#[derive(Clone)]
+pub(super) struct Services {
+    pub(super) rpc: RpcService,
+    /// The origins that may call them.
+    pub(super) cors: Arc<Cors>,
+    /// The console, whose pages link to calls that only read.
+    pub(super) console: Option<(Arc<Console>, Place)>,
 }
 
 impl Front {
-    pub(super) fn new(router: Router, rpc: Option<(RpcService, Arc<Cors>)>) -> Self {
-        Self { router, rpc }
+    pub(super) fn new(router: Router, services: Option<Services>) -> Self {
+        Self { router, services }
     }
 
-    pub(super) async fn answer(self, request: Request) -> Result<Response, Infallible> {
+    pub(super) async fn answer(self, mut request: Request) -> Result<Response, Infallible> {
         let path = request.uri().path();
         let is_method = is_method(path);
-        let Some((rpc, cors)) = self
-            .rpc
+        let Some(services) = self
+            .services
             .filter(|_| is_method || path == HttpPath::OpenApi.name())
         else {
             return self.router.oneshot(request).await;
         };
+        let Services { rpc, cors, console } = services;
         let origin = match cors.check(&request) {
             Asked::ByNoPage => None,
             Asked::ByAllowed(origin) => Some(origin),
             Asked::Answered(answer) => return Ok(*answer),
         };
+        if is_method && let Some((console, place)) = console {
+            console.identify_link(place, &mut request).await;
+        }
         let Ok(mut answer) = if is_method {
             rpc.oneshot(request).await
         } else {

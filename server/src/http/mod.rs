@@ -1,4 +1,4 @@
-//! HTTP: the services as JSON and their description, Stripe's webhooks, health and metrics.
+//! HTTP: the services as JSON and their description, the console, Stripe's webhooks, health and metrics.
 
 mod connections;
 pub(crate) mod cors;
@@ -33,6 +33,7 @@ use crate::{
     authentication::Authenticator,
     clock::Clock,
     connections::{Activity, LimitedListener, Places, Protocol, Security},
+    console::{self, Console, Place, Stack},
     contract::Contract,
     domain::{
         access::Requirement,
@@ -87,6 +88,14 @@ pub(crate) struct Http {
     pub(crate) connections_of_address: Option<usize>,
 }
 
+impl Http {
+    /// The console, whose pages call these services.
+    pub(crate) fn console(&self, stack: Stack) -> Console {
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        Console::new(store, clock, self.authenticator.clone(), stack)
+    }
+}
+
 struct Shared {
     readiness: Arc<Readiness>,
     requests: RequestLog,
@@ -95,6 +104,8 @@ struct Shared {
     rates: RequestRates,
     webhooks: Webhooks,
     rpc: RpcOverHttp,
+    /// Absent if it is not served.
+    console: Option<Arc<Console>>,
     places: Places,
 }
 
@@ -104,7 +115,12 @@ pub(crate) struct HttpServer(Arc<Shared>);
 
 impl HttpServer {
     /// Without an exporter, no socket shows metrics.
-    pub(crate) fn new(http: Http, exporter: Option<Exporter>, rpc: RpcOverHttp) -> Self {
+    pub(crate) fn new(
+        http: Http,
+        exporter: Option<Exporter>,
+        rpc: RpcOverHttp,
+        console: Option<Console>,
+    ) -> Self {
         let of_address = http.connections_of_address;
         Self(Arc::new(Shared {
             places: Places {
@@ -118,6 +134,7 @@ impl HttpServer {
             rates: http.rates.clone(),
             webhooks: Webhooks::new(http),
             rpc,
+            console: console.map(Arc::new),
         }))
     }
 
@@ -134,16 +151,24 @@ impl HttpServer {
     ) -> std::io::Result<()> {
         let address = listener.local_addr()?;
         tracing::info!(%address, paths = ?socket, "serving HTTP");
-        let (protocol, rpc) = if socket.has_services() {
+        let place = Place {
+            is_tls: matches!(security, Security::Tls(..)),
+            is_loopback: address.ip().to_canonical().is_loopback(),
+        };
+        let (protocol, services) = if socket.has_services() {
             let rpc = &self.0.rpc;
-            let service = (rpc.service.clone(), Arc::clone(&rpc.cors));
-            (Protocol::Http, Some(service))
+            let services = front::Services {
+                rpc: rpc.service.clone(),
+                cors: Arc::clone(&rpc.cors),
+                console: self.0.console.clone().map(|console| (console, place)),
+            };
+            (Protocol::Http, Some(services))
         } else {
             (Protocol::Http1, None)
         };
         let listener = LimitedListener::new(listener, protocol, security, self.0.places);
         let closing = listener.close_unwanted();
-        let front = Front::new(self.router(socket), rpc);
+        let front = Front::new(self.router(socket, place), services);
         let builder = connections::Builder::new(protocol, self.0.rpc.streams_per_connection);
         tokio::select! {
             never = closing => match never {},
@@ -152,15 +177,15 @@ impl HttpServer {
     }
 
     /// The paths that the table has for a socket, and no other.
-    fn router(&self, socket: HttpSocket) -> Router {
+    fn router(&self, socket: HttpSocket, place: Place) -> Router {
         let served = HttpPath::ALL
             .into_iter()
-            .filter(|path| path.requirement(socket).is_some());
+            .filter(|path| self.0.requirement(*path, socket).is_some());
         let router = served.fold(Router::new(), |router, path| {
             router.route(path.name(), handler(path))
         });
         let shared = Arc::clone(&self.0);
-        let check = middleware::from_fn_with_state((shared, socket), check_access);
+        let check = middleware::from_fn_with_state((shared, socket, place), check_access);
         router
             .fallback(async || not_found())
             .layer(check)
@@ -180,6 +205,18 @@ fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
         HttpPath::Metrics => get(show_metrics),
         HttpPath::OpenApi => get(show_openapi),
         HttpPath::StripeWebhooks => post(receive_webhook),
+        HttpPath::ConsoleSignIn => get(show_console).post(show_console),
+        HttpPath::ConsoleSignOut => post(show_console),
+        HttpPath::ConsoleOverview
+        | HttpPath::ConsoleAccounts
+        | HttpPath::ConsoleAccount
+        | HttpPath::ConsoleReports
+        | HttpPath::ConsoleReport
+        | HttpPath::ConsoleRuns
+        | HttpPath::ConsoleAudit
+        | HttpPath::ConsoleKeys
+        | HttpPath::ConsoleSetUp
+        | HttpPath::ConsoleStyle => get(show_console),
     }
 }
 
@@ -189,13 +226,20 @@ fn not_found() -> Response {
 
 /// Passes a request on if its path demands nothing on the socket, or its caller has the role.
 async fn check_access(
-    State((shared, socket)): State<(Arc<Shared>, HttpSocket)>,
-    request: Request,
+    State((shared, socket, place)): State<(Arc<Shared>, HttpSocket, Place)>,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let path = HttpPath::find(request.uri().path());
-    let requirement = match path.and_then(|path| path.requirement(socket)) {
+    let requirement = match path.and_then(|path| shared.requirement(path, socket)) {
         None => return not_found(),
+        // Its pages say themselves what is missing.
+        Some(requirement) if path.is_some_and(HttpPath::is_console) => {
+            request.extensions_mut().insert((requirement, place));
+            let mut answer = next.run(request).await;
+            console::protect(&mut answer);
+            return answer;
+        }
         // What is public looks no key up.
         Some(Requirement::Nothing) => return next.run(request).await,
         Some(requirement) => requirement,
@@ -209,12 +253,32 @@ async fn check_access(
     }
 }
 
+async fn show_console(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let path = HttpPath::find(request.uri().path());
+    let checked: Option<&(Requirement, Place)> = request.extensions().get();
+    let (Some(console), Some(path), Some((requirement, place))) =
+        (&shared.console, path, checked.copied())
+    else {
+        return not_found();
+    };
+    // The browser is silent until it has its answer, however long that takes.
+    let activity = request.extensions().get::<Arc<Activity>>().cloned();
+    let _waiting = activity.map(|activity| activity.begin_wait());
+    console.answer(path, requirement, place, request).await
+}
+
 async fn show_openapi(State(shared): State<Arc<Shared>>) -> Response {
     let json = [(header::CONTENT_TYPE, "application/json")];
     (json, Body::from(shared.rpc.contract.openapi_text())).into_response()
 }
 
 impl Shared {
+    /// What a path demands on a socket; absent if it is not served there.
+    fn requirement(&self, path: HttpPath, socket: HttpSocket) -> Option<Requirement> {
+        let is_off = path.is_console() && self.console.is_none();
+        path.requirement(socket).filter(|_| !is_off)
+    }
+
     async fn allow(
         &self,
         headers: &HeaderMap,

@@ -42,6 +42,9 @@ use crate::{
     },
 };
 
+/// What page tokens of accounts are for.
+const FILTER: &str = "accounts";
+
 /// Serves `usage.v1.AccountService`.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountRpc {
@@ -324,7 +327,6 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<v1::ListAccountsRequest>,
     ) -> std::result::Result<Response<v1::ListAccountsResponse>, Status> {
-        const FILTER: &str = "accounts";
         caller(&request)?.check_everything().map_err(Error::from)?;
         let request = request.into_inner();
         if !request.stripe_customer.is_empty() {
@@ -357,6 +359,17 @@ impl AccountService for AccountRpc {
             next_page_token,
         }))
     }
+}
+
+/// The page token of the accounts whose ids begin with a text, and of those after them; absent if no id begins so.
+pub(crate) fn accounts_from(prefix: &str) -> Option<String> {
+    AccountId::parse(prefix).ok()?;
+    let (last, before) = prefix.as_bytes().split_last()?;
+    let mut position = String::from_utf8(before.to_vec()).ok()?;
+    position.push(char::from(last.checked_sub(1)?));
+    // After all ids that begin with it, and before the text.
+    position.push('~');
+    Some(page_token::encode(FILTER, &position))
 }
 
 async fn find(store: &Store, account_id: &AccountId) -> Result<Account> {

@@ -18,6 +18,8 @@ mod wire;
 mod wire_account;
 pub(crate) mod wire_reconciliation;
 
+pub(crate) use account_service::accounts_from;
+
 use crate::{
     error::{Error, Result},
     request_context::carried,

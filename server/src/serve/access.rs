@@ -16,7 +16,7 @@ use tower_service::Service;
 use uuid::Uuid;
 
 use crate::{
-    authentication::Authenticator,
+    authentication::{Authenticator, KnownCaller},
     connections::Activity,
     domain::{
         access::{Caller, Requirement, Role},
@@ -98,10 +98,14 @@ impl AccessCheck {
     ) -> Result<()> {
         let connection = request.extensions().get::<Arc<Activity>>().cloned();
         let certificate = connection.as_ref().and_then(|of| of.client_certificate());
-        let authenticating = self
-            .authenticator
-            .authenticate(request.headers(), certificate);
-        let caller = authenticating.await?;
+        let caller = if let Some(KnownCaller(caller)) = request.extensions().get() {
+            Arc::clone(caller)
+        } else {
+            let authenticating = self
+                .authenticator
+                .authenticate(request.headers(), certificate);
+            authenticating.await?
+        };
         self.rates.check(&caller)?;
         let path = request.uri().path();
         let Some(requirement) = requirement else {

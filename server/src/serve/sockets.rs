@@ -94,7 +94,8 @@ pub(super) async fn serve_sockets(
         streams_per_connection: config.streams_per_connection,
     };
     let (http, exporter) = http;
-    let http = HttpServer::new(http, exporter, rpc);
+    let console = (!config.no_console).then(|| http.console(stack.clone()));
+    let http = HttpServer::new(http, exporter, rpc, console);
     let serving = tokio::try_join!(
         serve_grpc(grpc, config, tls, stack, shutdown),
         serve_http([all, webhooks, metrics], http, config, tls, shutdown),

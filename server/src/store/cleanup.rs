@@ -1,4 +1,4 @@
-//! Deleting old batch keys, webhook events, verifications and changes of boundaries, and rolling up old commits.
+//! Deleting old batch keys, webhook events, verifications, changes of boundaries and sessions, and rolling up old commits.
 
 use sea_orm::{
     ActiveValue::Set,
@@ -35,13 +35,14 @@ struct RollUp {
 }
 
 impl Store {
-    /// Deletes one step of old batch keys, verifications and changes of boundaries; false when none are left.
+    /// Deletes one step of old batch keys, verifications, changes of boundaries and sessions of the console; false when none are left.
     pub(crate) async fn forget_old_rows(&self, now: Millis) -> Result<bool> {
         let mut forgot = false;
         for (table, age, kept_ms) in [
             ("batch_keys", "created_at", KEYS_KEPT_MS),
             ("verifications", "day", VERIFICATIONS_KEPT_MS),
             ("boundary_changes", "recorded_at", BOUNDARY_CHANGES_KEPT_MS),
+            ("console_sessions", "expires_at", 0),
         ] {
             forgot |= self.forget(table, age, now.saturating_sub(kept_ms)).await?;
         }

@@ -32,6 +32,7 @@ mod commit_warning;
 pub(crate) mod connect;
 mod connection;
 mod connection_trust;
+pub(crate) mod console_sessions;
 pub(crate) mod corrections;
 mod count_at_once;
 pub(crate) mod cursors;

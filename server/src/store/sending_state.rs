@@ -23,7 +23,7 @@ use crate::{
         stripe_account::StripeAccount,
     },
     entity::{
-        commit, lease, open_report,
+        commit, console_session, lease, open_report,
         sending::{self, Column, SendingPausedWhy},
         usage_report::{self, UsageReportState},
     },
@@ -180,7 +180,7 @@ impl Store {
     }
 
     /// Begins a restore: pauses sending, and remembers until when the backup goes. A restore that was interrupted goes on
-    /// with the times of its start. Returns the row.
+    /// with the times of its start. Sessions of the console end. Returns the row.
     pub(crate) async fn begin_restore(&self, backup_at: Millis, now: Millis) -> Result<Sending> {
         let tx = self.begin().await?;
         let before = read_sending(&tx).await?;
@@ -193,6 +193,8 @@ impl Store {
                 .filter(Column::Id.eq(1))
                 .exec(&tx)
                 .await?;
+            // Those who signed out after the backup was made have done so.
+            console_session::Entity::delete_many().exec(&tx).await?;
         }
         let after = read_sending(&tx).await?;
         tx.commit().await?;

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 70] = [
+const TESTS: [(&str, &str); 71] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -18,6 +18,7 @@ const TESTS: [(&str, &str); 70] = [
         "client::usagectl::operators",
         "runs_are_listed_with_their_results",
     ),
+    ("console::sign_in", "signing_out_ends_the_session"),
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",

@@ -111,7 +111,7 @@ const SMALL_TABLES: [&str; 6] = [
 
 /// Of each table: its columns, the number of rows, and the values of row `i`. An account has a report for each of the
 /// last 20 hours.
-const TABLES: [(&str, &str, u64, &str); 23] = [
+const TABLES: [(&str, &str, u64, &str); 24] = [
     (
         "usage_reports",
         "account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, first_at, last_at, state, \
@@ -274,6 +274,12 @@ const TABLES: [(&str, &str, u64, &str); 23] = [
         "id, name, role, scope, secret_hash, created_at, revoked_at, last_used_at",
         100_000,
         "'key-' || i, 'name', 'writer', '{}', 'hash', NOW, CASE WHEN i % 2 = 0 THEN NOW END, NOW - i * 1000",
+    ),
+    (
+        "console_sessions",
+        "hash, key_id, created_at, expires_at",
+        20_000,
+        "'hash-' || i, 'key-' || (i % 50), NOW - i * 1000, NOW - i * 1000 + 8 * HOUR",
     ),
     (
         "audit_entries",

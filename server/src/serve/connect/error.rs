@@ -11,7 +11,7 @@ use tonic_types::pb;
 use crate::contract::{Contract, to_json};
 
 /// The status of HTTP for a code.
-pub(super) fn http_status(code: Code) -> StatusCode {
+pub(crate) fn http_status(code: Code) -> StatusCode {
     let status = match code {
         Code::Ok => 200,
         // The client closed the request.

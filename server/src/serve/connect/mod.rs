@@ -15,7 +15,7 @@ mod messages;
 mod request;
 mod request_end;
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
 use bytes::Bytes;
@@ -26,12 +26,13 @@ use tonic_web::GrpcWebLayer;
 use tower::{ServiceExt as _, service_fn, util::BoxCloneSyncService};
 use tower_layer::Layer as _;
 
+pub(crate) use self::error::http_status;
 use self::{answer::Answers, request::Protocol, request_end::RequestEnd};
 pub(super) use self::{messages::Messages, request::ConnectCall};
-use crate::{connections::Activity, contract::Contract, http::RpcService};
+use crate::{connections::Activity, console::Stack, contract::Contract, http::RpcService};
 
 /// The services of gRPC with all their layers.
-pub(super) type RpcStack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+pub(super) type RpcStack = Stack;
 
 /// What is accepted, for a request that has another type.
 const ACCEPTED: &str = "send a POST request with `content-type: application/json`; `application/proto`, gRPC-Web, and for \

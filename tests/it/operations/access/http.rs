@@ -21,6 +21,7 @@ fn all_that_is_not_named_here_is_nowhere() {
     use HttpSocket::{All, Metrics, Webhooks, WithoutWebhooks};
     let nothing = Some(Requirement::Nothing);
     let reader = Some(Requirement::Role(Role::Reader));
+    let admin = Some(Requirement::Role(Role::Admin));
     let any = Some(Requirement::AnyRole);
     for (path, on) in [
         (HttpPath::Live, [nothing, nothing, nothing, None]),
@@ -28,25 +29,52 @@ fn all_that_is_not_named_here_is_nowhere() {
         (HttpPath::Metrics, [reader, reader, nothing, None]),
         (HttpPath::OpenApi, [any, any, None, None]),
         (HttpPath::StripeWebhooks, [nothing, None, None, nothing]),
+        (HttpPath::ConsoleOverview, [reader, reader, None, None]),
+        (HttpPath::ConsoleAccounts, [reader, reader, None, None]),
+        (HttpPath::ConsoleAccount, [reader, reader, None, None]),
+        (HttpPath::ConsoleReports, [reader, reader, None, None]),
+        (HttpPath::ConsoleReport, [reader, reader, None, None]),
+        (HttpPath::ConsoleRuns, [reader, reader, None, None]),
+        (HttpPath::ConsoleAudit, [admin, admin, None, None]),
+        (HttpPath::ConsoleKeys, [admin, admin, None, None]),
+        (HttpPath::ConsoleSetUp, [reader, reader, None, None]),
+        (HttpPath::ConsoleSignIn, [nothing, nothing, None, None]),
+        (HttpPath::ConsoleSignOut, [nothing, nothing, None, None]),
+        (HttpPath::ConsoleStyle, [nothing, nothing, None, None]),
     ] {
         let found = [All, WithoutWebhooks, Metrics, Webhooks];
         assert_eq!(found.map(|socket| path.requirement(socket)), on, "{path:?}");
     }
-    assert_eq!(HttpPath::ALL.len(), 5);
+    assert_eq!(HttpPath::ALL.len(), 17);
 }
 
 /// Asks for each path of the table, and for others, with each kind of key.
 async fn walk(url: &str, socket: HttpSocket, kinds: &[(Option<&String>, Option<Role>)]) {
     for path in HttpPath::ALL {
-        let url = format!("{url}{}", path.name());
+        // One of its pages that shows something.
+        let query = match path {
+            HttpPath::ConsoleAccount => "?id=acct",
+            _ => "",
+        };
+        let url = format!("{url}{}{query}", path.name());
         for (key, role) in kinds {
             let (status, text) = http_get_with_key(&url, key.map(String::as_str)).await;
             let expected = match (path.requirement(socket), role) {
                 (None, _) => 404,
                 // They are only posted.
-                (Some(_), _) if path == HttpPath::StripeWebhooks => 405,
+                (Some(_), _)
+                    if [HttpPath::StripeWebhooks, HttpPath::ConsoleSignOut].contains(&path) =>
+                {
+                    405
+                }
                 (Some(Requirement::Nothing), _) => 200,
                 (Some(_), None) => 401,
+                // It names none.
+                (Some(needed), Some(role))
+                    if path == HttpPath::ConsoleReport && needed.is_met_by(*role) =>
+                {
+                    400
+                }
                 (Some(needed), Some(role)) if needed.is_met_by(*role) => 200,
                 (Some(_), Some(_)) => 403,
             };
@@ -54,8 +82,8 @@ async fn walk(url: &str, socket: HttpSocket, kinds: &[(Option<&String>, Option<R
         }
     }
     for elsewhere in [
-        "/",
         "/elsewhere",
+        "/accounts/",
         "/health",
         "/metrics/",
         "//metrics",

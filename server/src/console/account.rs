@@ -1,0 +1,269 @@
+//! `/account`: all of one account: its link, subscription and periods, usage, reports and their way to Stripe, and, on demand,
+//! what Stripe and its invoices have of it.
+
+use chrono_tz::Tz;
+use maud::{Markup, html};
+use prost_types::Timestamp;
+use serde_json::json;
+use usage_proto::v1::{
+    GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, Period,
+    Quantities, ReconcileRequest, UsagePoint,
+};
+
+use super::{
+    account_parts::{comparison, link, subscription},
+    calls::Failure,
+    chart::{self, MAX_POINTS},
+    html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time, url},
+    layout::Page,
+    query::Query,
+    reports,
+    visitor::Visitor,
+};
+use crate::domain::{http_paths::HttpPath, period::parse_zone, violation::quoted};
+
+/// The newest reports that are shown.
+const REPORTS: i32 = 20;
+/// The time whose billing periods are compared: the current one and those of the last three months.
+const COMPARED_SECS: i64 = 100 * 24 * 3_600;
+/// The steps that usage can be divided into: as the address has them, for people, and how a step is written.
+const STEPS: [(&str, &str, Granularity, &str); 3] = [
+    ("day", "by day", Granularity::Day, "%Y-%m-%d"),
+    ("hour", "by hour", Granularity::Hour, "%Y-%m-%d %H:%M"),
+    ("month", "by month", Granularity::Month, "%Y-%m"),
+];
+
+pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
+    let (query, calls) = (&visitor.query, &visitor.calls);
+    let id = query.text("id");
+    if id.is_empty() {
+        return Err(Failure::invalid("the address has no id of an account"));
+    }
+    let account = GetAccountRequest {
+        account_id: id.clone(),
+    };
+    let reports = ListReportsRequest {
+        account_id: id.clone(),
+        page_size: REPORTS,
+        ..ListReportsRequest::default()
+    };
+    let usage = usage(visitor, &id);
+    let (account, reports, usage) = tokio::join!(
+        calls.get_account(account),
+        calls.list_reports(reports),
+        usage
+    );
+    let account = match account {
+        // It is counted without a link too.
+        Err(failure) if failure.is_not_found() => None,
+        found => found?.account,
+    };
+    let now = usage.as_ref().ok().and_then(|usage| usage.as_of);
+    let compared = compared(visitor, &id, now).await;
+    let content = html! {
+        h1 { "Account " bdi .id { (id) } }
+        (link(account.as_ref()))
+        @if let Some(synced) = account.as_ref().and_then(|account| account.subscription.as_ref()) {
+            (subscription(synced))
+        }
+        h2 #usage { "Usage" }
+        (steps(query))
+        (or_reason(&usage, |usage| shown_usage(usage, query)))
+        h2 { "Reports" }
+        (or_reason(&reports, |page| html! {
+            @if page.reports.is_empty() {
+                p { "There is none." }
+            } @else {
+                (reports::table(&page.reports, "The newest reports"))
+            }
+            p .more {
+                a href=(url(HttpPath::ConsoleReports, &[("account", &id)])) { "All reports" }
+                a href=(url(HttpPath::ConsoleReports, &[("account", &id), ("state", "needs_decision")])) { "Those that need a decision" }
+            }
+        }))
+        h2 #compared { "Stripe and invoices" }
+        @match &compared {
+            None => p { a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("compare", "yes")])) "#compared" } { "Compare with Stripe's totals and invoices" } " (it asks Stripe, which takes seconds)" },
+            Some(found) => (or_reason(found, |rows| comparison(rows))),
+        }
+        @if account.is_some() {
+            p .more { a href=(json_url("AccountService/GetAccount", &json!({ "accountId": id }))) { "The account as JSON" } }
+        }
+    };
+    Ok(Page::new(format!("Account {id}"), content))
+}
+
+/// The comparison, if the address asks for it.
+async fn compared(
+    visitor: &Visitor,
+    id: &str,
+    now: Option<Timestamp>,
+) -> Option<Result<Vec<usage_proto::v1::ReconciledUsage>, Failure>> {
+    if visitor.query.get("compare").is_empty() {
+        return None;
+    }
+    let request = ReconcileRequest {
+        account_id: id.to_owned(),
+        period: now.map(|now| Period {
+            start: Some(Timestamp {
+                seconds: now.seconds.saturating_sub(COMPARED_SECS),
+                ..now
+            }),
+            end: Some(now),
+        }),
+        ..ReconcileRequest::default()
+    };
+    let page = visitor.calls.reconcile(request).await;
+    Some(page.map(|page| page.rows))
+}
+
+fn step(query: &Query) -> Result<(Granularity, &'static str), Failure> {
+    let wanted = query.get("by");
+    let known = STEPS.iter().find(|(name, ..)| *name == wanted);
+    match known {
+        Some((_, _, granularity, format)) => Ok((*granularity, format)),
+        None if wanted.is_empty() => Ok((Granularity::Day, "%Y-%m-%d")),
+        None => Err(Failure::invalid(format!(
+            "by is {}; it must be hour, day or month",
+            quoted(wanted)
+        ))),
+    }
+}
+
+fn zone(query: &Query) -> Result<Tz, Failure> {
+    parse_zone(query.get("tz")).map_err(|violation| Failure::invalid(violation.message))
+}
+
+async fn usage(visitor: &Visitor, id: &str) -> Result<GetResponse, Failure> {
+    let query = &visitor.query;
+    let (zone, (granularity, _)) = (zone(query)?, step(query)?);
+    let (start, end) = (query.time("start", zone)?, query.time("end", zone)?);
+    let period = match (start, end) {
+        (None, None) => None,
+        (Some(_), Some(_)) => Some(Period { start, end }),
+        _ => return Err(Failure::invalid("give both a start and an end, or neither")),
+    };
+    let request = GetRequest {
+        account_id: id.to_owned(),
+        meter: String::new(),
+        period,
+        granularity: granularity.into(),
+        time_zone: query.text("tz"),
+        round_outward: true,
+    };
+    visitor.calls.get(request).await
+}
+
+fn steps(query: &Query) -> Markup {
+    let values = STEPS.map(|(name, words, ..)| (name, words.to_owned()));
+    html! {
+        form .filters method="get" action={ (HttpPath::ConsoleAccount.name()) "#usage" } {
+            input type="hidden" name="id" value=(query.get("id"));
+            (choice(query, "by", "Steps", &values))
+            (field(query, "start", "From", "2026-03-01"))
+            (field(query, "end", "Before", "2026-04-01"))
+            (field(query, "tz", "Time zone", "Europe/Vienna"))
+            button type="submit" { "Show" }
+        }
+    }
+}
+
+fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
+    let (Ok(zone), Ok((granularity, format))) = (zone(query), step(query)) else {
+        return html! {};
+    };
+    let period = usage.period.unwrap_or_default();
+    let json = json!({
+        "accountId": usage.account_id,
+        "period": {
+            "start": period.start.map(rfc3339),
+            "end": period.end.map(rfc3339),
+        },
+        "granularity": granularity.as_str_name(),
+        "timeZone": usage.time_zone,
+    });
+    html! {
+        p { "From " (time(period.start)) " to " (time(period.end)) " UTC, in steps of the time zone " bdi { (usage.time_zone) } "." }
+        (totals(usage))
+        (chart::legend())
+        @for meter in &usage.meters {
+            h3 { (foreign(&meter.meter)) }
+            @let is_empty = |point: &UsagePoint| point.quantities.unwrap_or_default() == Quantities::default();
+            @if meter.points.iter().all(is_empty) {
+                p { "No usage in this time." }
+            } @else if meter.points.len() > MAX_POINTS {
+                p .note { (meter.points.len()) " steps are too many for a chart: choose longer ones, or a shorter time." }
+            } @else {
+                @let name = format!("Usage of {}", meter.meter);
+                (chart::bars(&meter.points, &name, zone, format))
+                (points(&meter.points, zone, format))
+            }
+        }
+        p .more { a href=(json_url("UsageService/Get", &json)) { "The usage as JSON" } }
+    }
+}
+
+fn totals(usage: &GetResponse) -> Markup {
+    html! {
+        div .scroll tabindex="0" role="region" aria-label="Totals" {
+            table {
+                caption { "Totals of the period" }
+                thead {
+                    tr {
+                        th scope="col" { "Meter" }
+                        th scope="col" .number { "Total" }
+                        th scope="col" .number { "At Stripe" }
+                        th scope="col" .number { "Not yet at Stripe" }
+                        th scope="col" .number { "Never billed" }
+                    }
+                }
+                tbody {
+                    @for meter in &usage.meters {
+                        @let of = meter.quantities.unwrap_or_default();
+                        tr {
+                            th scope="row" { (foreign(&meter.meter)) @if !meter.unit.is_empty() { " (" bdi { (meter.unit) } ")" } }
+                            td .number { (grouped(of.total)) }
+                            td .number { (grouped(of.reported)) }
+                            td .number { (grouped(of.not_yet_reported)) }
+                            td .number { (grouped(of.not_billable)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The figures of a chart.
+fn points(points: &[UsagePoint], zone: Tz, format: &str) -> Markup {
+    html! {
+        details {
+            summary { "The same as a table" }
+            div .scroll tabindex="0" role="region" aria-label="Steps" {
+                table {
+                    thead {
+                        tr {
+                            th scope="col" { "Step" }
+                            th scope="col" .number { "Total" }
+                            th scope="col" .number { "At Stripe" }
+                            th scope="col" .number { "Not yet at Stripe" }
+                            th scope="col" .number { "Never billed" }
+                        }
+                    }
+                    tbody {
+                        @for point in points {
+                            @let of = point.quantities.unwrap_or_default();
+                            tr {
+                                th scope="row" { (chart::label(point, zone, format)) }
+                                td .number { (grouped(of.total)) }
+                                td .number { (grouped(of.reported)) }
+                                td .number { (grouped(of.not_yet_reported)) }
+                                td .number { (grouped(of.not_billable)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Calls of the services within this process, through all their layers, as the visitor of a page.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::http::StatusCode;
+use http::{HeaderValue, Request, Response};
+use tonic::{Status, body::Body};
+use tonic_types::StatusExt as _;
+use tower::util::BoxCloneSyncService;
+use tower_service::Service;
+use usage_proto::v1::{
+    DoctorRequest, DoctorResponse, GetAccountRequest, GetAccountResponse, GetRequest, GetResponse,
+    ListAccountsRequest, ListAccountsResponse, ListAuditEntriesRequest, ListAuditEntriesResponse,
+    ListKeysRequest, ListKeysResponse, ListReportsRequest, ListReportsResponse, ListRunsRequest,
+    ListRunsResponse, ReconcileRequest, ReconcileResponse,
+    access_service_client::AccessServiceClient, account_service_client::AccountServiceClient,
+    operations_service_client::OperationsServiceClient, usage_service_client::UsageServiceClient,
+};
+
+use crate::{
+    authentication::KnownCaller,
+    connections::Activity,
+    domain::access::Caller,
+    error::Error,
+    request_context::{REQUEST_ID, RequestContext},
+    serve::http_status,
+};
+
+/// The services with all their layers.
+pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// How long a page waits for a call.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// The same for one that asks Stripe much.
+const LONG_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Why a page cannot be shown.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) status: StatusCode,
+    /// The reason of the contract, such as `ACCOUNT_NOT_FOUND`.
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+impl Failure {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            reason: "INVALID_FIELD".to_owned(),
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            reason: "NOT_FOUND".to_owned(),
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let info = status.get_details_error_info();
+        Self {
+            status: http_status(status.code()),
+            reason: info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Status::from(error).into()
+    }
+}
+
+/// A service that calls as someone.
+#[derive(Clone)]
+pub(super) struct AsCaller {
+    stack: Stack,
+    caller: Arc<Caller>,
+    activity: Option<Arc<Activity>>,
+    request_id: Option<HeaderValue>,
+}
+
+impl Service<Request<Body>> for AsCaller {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Stack as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.stack.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let extensions = request.extensions_mut();
+        extensions.insert(KnownCaller(Arc::clone(&self.caller)));
+        if let Some(activity) = &self.activity {
+            extensions.insert(Arc::clone(activity));
+        }
+        if let Some(id) = &self.request_id {
+            request.headers_mut().insert(REQUEST_ID, id.clone());
+        }
+        self.stack.call(request)
+    }
+}
+
+/// The calls that pages make. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Calls(AsCaller);
+
+/// A method that calls one of a service.
+macro_rules! call {
+    ($name:ident: $client:ident, $request:ty => $response:ty, $timeout:expr) => {
+        pub(super) async fn $name(&self, request: $request) -> Result<$response, Failure> {
+            let mut request = tonic::Request::new(request);
+            request.set_timeout($timeout);
+            let mut client = $client::new(self.0.clone());
+            // A page may be larger than what a client usually takes.
+            client = client.max_decoding_message_size(usize::MAX);
+            Ok(client.$name(request).await?.into_inner())
+        }
+    };
+}
+
+impl Calls {
+    /// `context` is that of the request for the page: its calls have the same id.
+    pub(super) fn new(
+        stack: Stack,
+        caller: Arc<Caller>,
+        activity: Option<Arc<Activity>>,
+        context: Option<&RequestContext>,
+    ) -> Self {
+        Self(AsCaller {
+            stack,
+            caller,
+            activity,
+            request_id: context.and_then(RequestContext::header),
+        })
+    }
+
+    call!(get: UsageServiceClient, GetRequest => GetResponse, TIMEOUT);
+    call!(list_reports: UsageServiceClient, ListReportsRequest => ListReportsResponse, TIMEOUT);
+    call!(reconcile: UsageServiceClient, ReconcileRequest => ReconcileResponse, LONG_TIMEOUT);
+    call!(get_account: AccountServiceClient, GetAccountRequest => GetAccountResponse, TIMEOUT);
+    call!(list_accounts: AccountServiceClient, ListAccountsRequest => ListAccountsResponse, TIMEOUT);
+    call!(doctor: OperationsServiceClient, DoctorRequest => DoctorResponse, LONG_TIMEOUT);
+    call!(list_runs: OperationsServiceClient, ListRunsRequest => ListRunsResponse, TIMEOUT);
+    call!(list_keys: AccessServiceClient, ListKeysRequest => ListKeysResponse, TIMEOUT);
+    call!(list_audit_entries: AccessServiceClient, ListAuditEntriesRequest => ListAuditEntriesResponse, TIMEOUT);
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_has_the_reason_and_the_status_of_the_error() {
+        let failure = Failure::from(Error::AccountNotFound("acct".to_owned()));
+        assert_eq!(failure.reason, "ACCOUNT_NOT_FOUND");
+        assert!(failure.is_not_found());
+        let failure = Failure::from(Status::new(Code::Unavailable, "later"));
+        assert_eq!(failure.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(failure.message, "later");
+    }
+}

@@ -1,0 +1,164 @@
+//! The frame of all pages: head, navigation, and how errors look.
+
+use axum::{
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::{calls::Failure, style, visitor::Visitor};
+use crate::domain::{
+    access::{CallerKind, Requirement, Role},
+    http_paths::HttpPath,
+};
+
+/// The pages that each other page links to.
+const NAVIGATION: [(HttpPath, &str); 7] = [
+    (HttpPath::ConsoleOverview, "Overview"),
+    (HttpPath::ConsoleAccounts, "Accounts"),
+    (HttpPath::ConsoleReports, "Reports"),
+    (HttpPath::ConsoleRuns, "Runs"),
+    (HttpPath::ConsoleSetUp, "Set-up"),
+    (HttpPath::ConsoleKeys, "Keys"),
+    (HttpPath::ConsoleAudit, "Audit"),
+];
+
+/// What a page shows, within the frame.
+pub(super) struct Page {
+    pub(super) title: String,
+    pub(super) content: Markup,
+}
+
+impl Page {
+    pub(super) fn new(title: impl Into<String>, content: Markup) -> Self {
+        Self {
+            title: title.into(),
+            content,
+        }
+    }
+}
+
+pub(super) fn answer(visitor: Option<&Visitor>, path: HttpPath, page: &Page) -> Response {
+    let page = framed(visitor, Some(path), &page.title, &page.content);
+    page.into_response()
+}
+
+/// A page that says why there is no other.
+pub(super) fn failure(visitor: Option<&Visitor>, failure: &Failure) -> Response {
+    let title = match failure.status {
+        StatusCode::FORBIDDEN => "Not allowed",
+        StatusCode::NOT_FOUND => "Not found",
+        StatusCode::BAD_REQUEST => "Not a valid request",
+        StatusCode::TOO_MANY_REQUESTS => "Too many requests",
+        _ => "This page cannot be shown",
+    };
+    let content = html! {
+        h1 { (title) }
+        (reason(failure))
+        @if let Some(visitor) = visitor && visitor.caller.role == Role::Writer {
+            p { "The key that you signed in with counts usage and shows nothing. Sign out, and sign in with a key of the role " code { "reader" } " or " code { "admin" } "." }
+        }
+    };
+    let path = visitor.and_then(|visitor| visitor.path);
+    let page = framed(visitor, path, title, &content);
+    (failure.status, page).into_response()
+}
+
+/// Why a part of a page, or all of it, cannot be shown.
+pub(super) fn reason(failure: &Failure) -> Markup {
+    html! {
+        p .error role="alert" {
+            strong { (failure.reason) } " (" (failure.status.as_u16()) "): "
+            bdi { (failure.message) }
+        }
+    }
+}
+
+/// A page without navigation.
+pub(super) fn bare(title: &str, content: &Markup) -> Response {
+    framed(None, None, title, content).into_response()
+}
+
+fn framed(
+    visitor: Option<&Visitor>,
+    path: Option<HttpPath>,
+    title: &str,
+    content: &Markup,
+) -> Response {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " – usage-billing" }
+                link rel="stylesheet" href=(style::url());
+                link rel="icon" href="data:,";
+            }
+            body {
+                a .skip href="#main" { "Skip to the content" }
+                header {
+                    p .brand { "usage-billing" }
+                    @if let Some(visitor) = visitor {
+                        (navigation(visitor, path))
+                        (identity(visitor))
+                    }
+                }
+                main #main tabindex="-1" { (content) }
+                footer { p { "usage-server " (env!("CARGO_PKG_VERSION")) ". Times are UTC unless a page says otherwise." } }
+            }
+        }
+    };
+    html_answer(page)
+}
+
+fn html_answer(page: Markup) -> Response {
+    let PreEscaped(text) = page;
+    let html = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+    (html, text).into_response()
+}
+
+fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
+    let is_shown = |page: HttpPath| {
+        let for_admins = matches!(page, HttpPath::ConsoleKeys | HttpPath::ConsoleAudit);
+        !for_admins || Requirement::Role(Role::Admin).is_met_by(visitor.caller.role)
+    };
+    let section = match path {
+        Some(HttpPath::ConsoleAccount) => Some(HttpPath::ConsoleAccounts),
+        Some(HttpPath::ConsoleReport) => Some(HttpPath::ConsoleReports),
+        other => other,
+    };
+    html! {
+        nav aria-label="Pages" {
+            ul {
+                @for (page, name) in NAVIGATION.into_iter().filter(|(page, _)| is_shown(*page)) {
+                    li {
+                        a href=(page.name()) aria-current=[(section == Some(page)).then_some("page")] { (name) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Who looks at the page, and the end of the session.
+fn identity(visitor: &Visitor) -> Markup {
+    let caller = &visitor.caller;
+    html! {
+        div .identity {
+            @match caller.kind() {
+                CallerKind::Anyone => span { "No API key is needed yet" },
+                CallerKind::Key(_) | CallerKind::Certificate => {
+                    span { bdi { (caller.name) } " (" (caller.role.name()) ")" }
+                }
+            }
+            @if let Some(session) = &visitor.session {
+                form method="post" action=(HttpPath::ConsoleSignOut.name()) {
+                    input type="hidden" name="token" value=(session.form_token());
+                    button type="submit" .quiet { "Sign out" }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The console: pages that the server makes itself, for people who run it. They show what calls show, and nothing else.
+//!
+//! Each page gets its data through the same layers as a call of gRPC ([`calls`]), as the key that was signed in with: roles,
+//! limits, scopes and audit are those of calls, and no page has a query of its own. Nothing here runs in the browser: there is
+//! no script, and the policy of each answer forbids any.
+
+mod account;
+mod account_parts;
+mod accounts;
+mod audit;
+mod calls;
+mod chart;
+mod cookie;
+mod diagnosis;
+mod doctor_lines;
+mod html;
+mod keys;
+mod layout;
+mod origin;
+mod overview;
+mod query;
+mod report;
+mod reports;
+mod runs;
+mod sessions;
+mod set_up;
+mod sign_in;
+mod sign_in_rates;
+mod style;
+mod visitor;
+
+use std::sync::Arc;
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+};
+
+pub(crate) use self::calls::Stack;
+use self::{
+    calls::Failure, diagnosis::Diagnosis, layout::Page, sessions::Sessions,
+    sign_in_rates::SignInRates, visitor::Visitor,
+};
+use crate::{
+    authentication::{Authenticator, KnownCaller},
+    clock::Clock,
+    domain::{access::Requirement, http_paths::HttpPath},
+    error::Error,
+    store::Store,
+};
+
+/// What a browser may do with an answer: show it with our own styles, and send forms back to us.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+const HEADERS: [(header::HeaderName, &str); 6] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    // Forms are sent with their origin, and links to elsewhere with nothing.
+    (header::REFERRER_POLICY, "same-origin"),
+    (
+        header::HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+    (
+        header::HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+];
+
+/// The socket that a request arrived on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Whether it speaks TLS.
+    pub(crate) is_tls: bool,
+    /// Whether only this machine reaches it.
+    pub(crate) is_loopback: bool,
+}
+
+/// The console of a server.
+pub(crate) struct Console {
+    sessions: Sessions,
+    authenticator: Authenticator,
+    stack: Stack,
+    sign_ins: SignInRates,
+    diagnosis: Arc<Diagnosis>,
+}
+
+impl Console {
+    /// `stack` are the services with all their layers.
+    pub(crate) fn new(
+        store: Store,
+        clock: Clock,
+        authenticator: Authenticator,
+        stack: Stack,
+    ) -> Self {
+        Self {
+            sessions: Sessions::new(store, clock, authenticator.clone()),
+            authenticator,
+            stack,
+            sign_ins: SignInRates::default(),
+            diagnosis: Arc::default(),
+        }
+    }
+
+    /// The answer to a request for a path of the console.
+    pub(crate) async fn answer(
+        &self,
+        path: HttpPath,
+        requirement: Requirement,
+        place: Place,
+        request: Request,
+    ) -> Response {
+        // A body cannot be shared while a call is waited for.
+        let (head, body) = request.into_parts();
+        match path {
+            HttpPath::ConsoleStyle => style::answer(),
+            HttpPath::ConsoleSignIn if head.method == Method::POST => {
+                self.sign_in(place, &head, body).await
+            }
+            HttpPath::ConsoleSignIn => self.show_sign_in(place, &head).await,
+            HttpPath::ConsoleSignOut => self.sign_out(place, &head, body).await,
+            _ => self.page(path, requirement, place, &head).await,
+        }
+    }
+
+    /// Lets a link of a page to the JSON of a call that only reads be followed: the session says who calls.
+    pub(crate) async fn identify_link(&self, place: Place, request: &mut Request) {
+        let headers = request.headers();
+        let is_link = request.method() == Method::GET
+            && !headers.contains_key(header::AUTHORIZATION)
+            && !headers.contains_key(header::ORIGIN);
+        let Some(secret) = is_link.then(|| cookie::read(headers, place)).flatten() else {
+            return;
+        };
+        // Without a caller, the call is refused as one without a key.
+        if let Ok(caller) = self.sessions.caller(&secret).await {
+            request.extensions_mut().insert(KnownCaller(caller));
+        }
+    }
+
+    async fn page(
+        &self,
+        path: HttpPath,
+        requirement: Requirement,
+        place: Place,
+        head: &Parts,
+    ) -> Response {
+        let visitor = match self.identify(place, head).await {
+            Ok(visitor) => visitor,
+            Err(Error::Unauthenticated) => {
+                let next = head.uri.path_and_query();
+                let next = next.map_or("/", |next| next.as_str());
+                return sign_in::form(StatusCode::UNAUTHORIZED, next, None);
+            }
+            Err(error) => return layout::failure(None, &error.into()),
+        };
+        if visitor.caller.is_anyone() && !origin::may_be_anyone(head, place) {
+            return layout::failure(None, &origin::foreign_name());
+        }
+        if let Err(denial) = visitor.caller.check_role(requirement) {
+            return layout::failure(Some(&visitor), &Error::PermissionDenied(denial).into());
+        }
+        match self.content(path, &visitor).await {
+            Ok(page) => layout::answer(Some(&visitor), path, &page),
+            Err(failure) => layout::failure(Some(&visitor), &failure),
+        }
+    }
+
+    async fn content(&self, path: HttpPath, visitor: &Visitor) -> Result<Page, Failure> {
+        match path {
+            HttpPath::ConsoleOverview => overview::page(visitor, &self.diagnosis).await,
+            HttpPath::ConsoleAccounts => accounts::page(visitor).await,
+            HttpPath::ConsoleAccount => account::page(visitor).await,
+            HttpPath::ConsoleReports => reports::page(visitor).await,
+            HttpPath::ConsoleReport => report::page(visitor).await,
+            HttpPath::ConsoleRuns => runs::page(visitor).await,
+            HttpPath::ConsoleAudit => audit::page(visitor).await,
+            HttpPath::ConsoleKeys => keys::page(visitor).await,
+            HttpPath::ConsoleSetUp => set_up::page(visitor).await,
+            _ => Err(Failure::not_found("this page does not exist")),
+        }
+    }
+
+    /// Who looks at a page: by its session; without one by a key in the headers, a client certificate, or nothing if no
+    /// caller needs a key.
+    async fn identify(&self, place: Place, head: &Parts) -> Result<Visitor, Error> {
+        let secret = cookie::read(&head.headers, place);
+        if let Some(secret) = secret {
+            match self.sessions.caller(&secret).await {
+                Ok(caller) => {
+                    return Ok(Visitor::new(caller, Some(secret), head, self.stack.clone()));
+                }
+                // It has ended. The browser may have another right.
+                Err(Error::Unauthenticated) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let certificate = visitor::activity(head);
+        let certificate = certificate.as_ref().and_then(|of| of.client_certificate());
+        let caller = self
+            .authenticator
+            .authenticate(&head.headers, certificate)
+            .await?;
+        Ok(Visitor::new(caller, None, head, self.stack.clone()))
+    }
+}
+
+/// Adds what every answer of the console has.
+pub(crate) fn protect(answer: &mut Response) {
+    let headers: &mut HeaderMap = answer.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let no_store = HeaderValue::from_static("no-store");
+    headers.entry(header::CACHE_CONTROL).or_insert(no_store);
+}
+
+/// Sends a browser to another page.
+fn see_other(to: &str) -> Response {
+    let to = HeaderValue::from_str(to).unwrap_or_else(|_| HeaderValue::from_static("/"));
+    (StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response()
+}

@@ -1,0 +1,103 @@
+//! `/`: what needs a decision, how reporting is, and the latest runs.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use maud::{Markup, html};
+use serde_json::json;
+use usage_proto::v1::{DoctorResponse, ListReportsRequest, ListRunsRequest};
+
+use super::{
+    calls::Failure,
+    diagnosis::Diagnosis,
+    doctor_lines,
+    html::{self as parts, needs_decision, or_reason, url},
+    layout::Page,
+    reports, runs,
+    visitor::Visitor,
+};
+use crate::domain::http_paths::HttpPath;
+
+/// Rows of each list.
+const ROWS: i32 = 5;
+/// The checks whose findings are shown also if nothing is to be done.
+const SHOWN: [&str; 5] = [
+    "health",
+    "sending",
+    "schedule",
+    "sending rate",
+    "stripe account",
+];
+
+pub(super) async fn page(visitor: &Visitor, diagnosis: &Arc<Diagnosis>) -> Result<Page, Failure> {
+    let waiting = ListReportsRequest {
+        states: needs_decision().into_iter().map(Into::into).collect(),
+        page_size: ROWS,
+        ..ListReportsRequest::default()
+    };
+    let latest = ListRunsRequest {
+        page_size: ROWS,
+        ..ListRunsRequest::default()
+    };
+    let (found, waiting, latest) = tokio::join!(
+        diagnosis.read(visitor),
+        visitor.calls.list_reports(waiting),
+        visitor.calls.list_runs(latest),
+    );
+    let content = html! {
+        h1 { "Overview" }
+        (or_reason(&found, |found| findings(found.as_ref())))
+        h2 { "Reports that need a decision" }
+        (or_reason(&waiting, |page| html! {
+            @if page.reports.is_empty() {
+                p .ok { "None." }
+            } @else {
+                (reports::table(&page.reports, "The reports that wait for a decision"))
+                p .more {
+                    a href=(url(HttpPath::ConsoleReports, &[("state", "needs_decision")])) { "All that need a decision" }
+                }
+            }
+        }))
+        h2 { "Latest runs" }
+        (or_reason(&latest, |page| html! {
+            @if page.runs.is_empty() {
+                p { "There was none." }
+            } @else {
+                (runs::table(&page.runs, "The latest runs"))
+            }
+            p .more {
+                a href=(HttpPath::ConsoleRuns.name()) { "All runs" }
+                a href=(parts::json_url("OperationsService/ListRuns", &json!({ "pageSize": ROWS }))) { "The same as JSON" }
+            }
+        }))
+    };
+    Ok(Page::new("Overview", content))
+}
+
+fn findings(found: Option<&DoctorResponse>) -> Markup {
+    let Some(found) = found else {
+        return html! {
+            p .note { "The checks take longer than usual. Load this page again, or see the "
+                a href=(HttpPath::ConsoleSetUp.name()) { "set-up" } "." }
+        };
+    };
+    let findings = found.findings.iter();
+    let mut to_do: Vec<_> = findings
+        .filter(|finding| doctor_lines::needs_attention(finding))
+        .collect();
+    // The worst come first.
+    to_do.sort_by_key(|finding| Reverse(finding.severity));
+    let fine = found.findings.iter().filter(|finding| {
+        SHOWN.contains(&finding.check.as_str()) && !doctor_lines::needs_attention(finding)
+    });
+    html! {
+        h2 { "What needs attention" }
+        @if to_do.is_empty() {
+            p .ok { "Nothing: every check is fine." }
+        } @else {
+            (doctor_lines::list(to_do.into_iter()))
+        }
+        h2 { "State" }
+        (doctor_lines::list(fine))
+        p .more { a href=(HttpPath::ConsoleSetUp.name()) { "All checks and settings" } }
+    }
+}

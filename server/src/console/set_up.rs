@@ -1,0 +1,59 @@
+//! `/set-up`: the lines of `doctor` as the running server sees them, with what to do; and its settings.
+
+use maud::{Markup, html};
+use serde_json::json;
+use usage_proto::v1::{DoctorRequest, ServerSetting};
+
+use super::{
+    calls::Failure,
+    doctor_lines,
+    html::{foreign, json_url},
+    layout::Page,
+    visitor::Visitor,
+};
+
+pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
+    let found = visitor.calls.doctor(DoctorRequest {}).await?;
+    let is_fine = |finding: &&_| !doctor_lines::needs_attention(finding);
+    let content = html! {
+        h1 { "Set-up" }
+        p {
+            @if found.healthy {
+                span .ok { "No check says BAD." }
+            } @else {
+                span .bad { "Usage is not counted or billed as it should be, or a check could not run." }
+            }
+            " The server has version " (found.version) "."
+        }
+        @let to_do = || found.findings.iter().filter(|finding| !is_fine(finding));
+        @if to_do().next().is_some() {
+            h2 { "What to do" }
+            (doctor_lines::list(to_do()))
+        }
+        h2 { "What is fine" }
+        (doctor_lines::list(found.findings.iter().filter(is_fine)))
+        h2 { "Settings" }
+        (settings(&found.settings))
+        p .more { a href=(json_url("OperationsService/Doctor", &json!({}))) { "The same as JSON" } }
+    };
+    Ok(Page::new("Set-up", content))
+}
+
+fn settings(settings: &[ServerSetting]) -> Markup {
+    html! {
+        div .scroll tabindex="0" role="region" aria-label="Settings" {
+            table {
+                caption { "The settings of this server; secrets are not shown" }
+                thead { tr { th scope="col" { "Setting" } th scope="col" { "Value" } } }
+                tbody {
+                    @for setting in settings {
+                        tr {
+                            th scope="row" { code { (setting.name) } }
+                            td { (foreign(setting.value.as_deref().unwrap_or_default())) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Limits how often anyone tries to sign in: from one address, and in all.
+
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use moka::sync::Cache;
+
+use crate::connections::host_of;
+
+/// Attempts from one address: at once, and a minute.
+const AT_ONCE: NonZeroU32 = NonZeroU32::new(10).unwrap();
+const PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
+/// Attempts in all: at once, and a second.
+const ALL_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
+const ALL_PER_SEC: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// Addresses that are remembered.
+const ADDRESSES: u64 = 100_000;
+/// An address that was silent for this long may try as often as a new one anyway.
+const FORGET_AFTER: Duration = Duration::from_mins(1);
+
+pub(super) struct SignInRates {
+    all: DefaultDirectRateLimiter,
+    addresses: Cache<IpAddr, Arc<DefaultDirectRateLimiter>>,
+}
+
+impl Default for SignInRates {
+    fn default() -> Self {
+        let quota = Quota::per_second(ALL_PER_SEC).allow_burst(ALL_AT_ONCE);
+        Self {
+            all: RateLimiter::direct(quota),
+            addresses: Cache::builder()
+                .max_capacity(ADDRESSES)
+                .time_to_idle(FORGET_AFTER)
+                .build(),
+        }
+    }
+}
+
+impl SignInRates {
+    /// Counts an attempt, and says whether it may be made. One that its address may not make takes nothing from others.
+    pub(super) fn may_try(&self, address: IpAddr) -> bool {
+        let new = || {
+            let quota = Quota::per_minute(PER_MINUTE).allow_burst(AT_ONCE);
+            Arc::new(RateLimiter::direct(quota))
+        };
+        let of_address = self.addresses.get_with(host_of(address), new);
+        of_address.check().is_ok() && self.all.check().is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_a_limit_and_a_network_of_ipv6_is_one_address() {
+        let rates = SignInRates::default();
+        let tries = |address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            (0..20).filter(|_| rates.may_try(address)).count()
+        };
+        assert!((10..=11).contains(&tries("192.0.2.1")));
+        assert!((10..=11).contains(&tries("2001:db8::1")));
+        assert!(tries("2001:db8::2") <= 1);
+        assert!((10..=11).contains(&tries("192.0.2.2")));
+    }
+
+    #[test]
+    fn all_addresses_together_have_a_limit() {
+        let rates = SignInRates::default();
+        let tried = (0..200_u32).filter(|number| {
+            let address = IpAddr::from((number << 8).to_be_bytes());
+            rates.may_try(address)
+        });
+        assert!((100..=110).contains(&tried.count()));
+    }
+}

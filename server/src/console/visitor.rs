@@ -1,0 +1,50 @@
+//! Who looks at a page, and what for.
+
+use std::sync::Arc;
+
+use axum::http::request::Parts;
+
+use super::{
+    calls::{Calls, Stack},
+    query::Query,
+};
+use crate::{
+    connections::Activity,
+    domain::{access::Caller, console_session::SessionSecret, http_paths::HttpPath},
+    request_context::RequestContext,
+};
+
+/// Who looks at a page.
+pub(super) struct Visitor {
+    pub(super) caller: Arc<Caller>,
+    /// Absent of a client certificate, a key in the headers, and while no key is needed.
+    pub(super) session: Option<SessionSecret>,
+    pub(super) calls: Calls,
+    /// The page that is asked for.
+    pub(super) path: Option<HttpPath>,
+    pub(super) query: Query,
+}
+
+impl Visitor {
+    pub(super) fn new(
+        caller: Arc<Caller>,
+        session: Option<SessionSecret>,
+        head: &Parts,
+        stack: Stack,
+    ) -> Self {
+        let context = head.extensions.get::<RequestContext>();
+        let calls = Calls::new(stack, Arc::clone(&caller), activity(head), context);
+        Self {
+            caller,
+            session,
+            calls,
+            path: HttpPath::find(head.uri.path()),
+            query: Query::parse(head.uri.query().unwrap_or_default()),
+        }
+    }
+}
+
+/// What the connection of a request does.
+pub(super) fn activity(head: &Parts) -> Option<Arc<Activity>> {
+    head.extensions.get::<Arc<Activity>>().cloned()
+}

@@ -1,0 +1,139 @@
+//! Every link of every page leads to a page, and none to elsewhere.
+
+use std::collections::BTreeSet;
+
+use usage_client::Correct;
+
+use super::{Browser, keys};
+use crate::{
+    operations::access::client,
+    support::world::{World, hours_ago, on_both_engines},
+};
+
+on_both_engines!(every_page_is_reached_and_has_no_outside_address);
+
+/// More pages than a small service has.
+const MAX_PAGES: usize = 400;
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// The values of some attributes.
+fn attributes(text: &str) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    for name in ["href", "src", "action"] {
+        for (at, _) in text.match_indices(&format!(" {name}=\"")) {
+            let rest = &text[at + name.len() + 3..];
+            let value = rest.split('"').next().unwrap();
+            found.push((name, value.replace("&amp;", "&")));
+        }
+    }
+    found
+}
+
+async fn every_page_is_reached_and_has_no_outside_address(world: World) {
+    world.link_to_new_customer("acct/1", "cus_1").await;
+    world.count("acct/1", 7, hours_ago(3)).await;
+    world.count("acct/1", 5, hours_ago(2)).await;
+    world.count("unlinked", 3, hours_ago(2)).await;
+    world.report_all().await;
+    let [admin, ..] = keys(&world).await;
+    let with_key = client(world.endpoint(), &admin).await;
+    let correct = Correct::new("acct/1", -1, "a gift").requested_by("ann");
+    with_key.correct(correct).await.unwrap();
+    let browser = Browser::new(world.http_url());
+    browser.sign_in(&admin).await;
+    let mut waiting = vec!["/".to_owned()];
+    let mut seen = BTreeSet::new();
+    while let Some(path) = waiting.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        assert!(seen.len() < MAX_PAGES, "{seen:?}");
+        let page = browser.get(&path).await;
+        assert_eq!(page.status, 200, "{path}: {}", page.words());
+        if path.starts_with("/usage.v1.") {
+            assert_eq!(page.header("content-type"), "application/json");
+            continue;
+        }
+        assert_eq!(page.header("content-security-policy"), POLICY, "{path}");
+        assert_eq!(page.header("x-content-type-options"), "nosniff");
+        assert_eq!(page.header("x-frame-options"), "DENY");
+        assert_eq!(page.header("referrer-policy"), "same-origin");
+        assert!(!page.header("x-request-id").is_empty());
+        if path.starts_with("/console.css") {
+            assert!(page.header("cache-control").contains("immutable"));
+            assert_eq!(page.header("content-type"), "text/css; charset=utf-8");
+            continue;
+        }
+        assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+        assert_eq!(page.header("cache-control"), "no-store");
+        assert_page(&path, &page.text);
+        for (name, value) in attributes(&page.text) {
+            let target = value.split('#').next().unwrap();
+            let is_ours = target.is_empty() || target.starts_with('/') || target == "data:,";
+            assert!(
+                is_ours && !target.starts_with("//"),
+                "{path}: {name} {value}"
+            );
+            if name == "href" && target.starts_with('/') {
+                waiting.push(target.to_owned());
+            }
+        }
+    }
+    for page in [
+        "/accounts",
+        "/account?",
+        "/reports",
+        "/report?",
+        "/runs",
+        "/audit",
+        "/keys",
+        "/set-up",
+        "/usage.v1.",
+        "/console.css",
+    ] {
+        assert!(
+            seen.iter().any(|path| path.starts_with(page)),
+            "{page}: {seen:?}"
+        );
+    }
+    assert!(
+        seen.iter().any(|path| path.contains("compare=yes")),
+        "{seen:?}"
+    );
+    world.finish().await;
+}
+
+/// What each page has, whatever it shows.
+fn assert_page(path: &str, text: &str) {
+    assert!(
+        text.starts_with("<!DOCTYPE html><html lang=\"en\">"),
+        "{path}"
+    );
+    for (part, count) in [
+        ("usage-billing</title>", 1),
+        ("<h1", 1),
+        ("<main id=\"main\"", 1),
+        ("href=\"#main\"", 1),
+        ("name=\"viewport\"", 1),
+    ] {
+        assert_eq!(text.matches(part).count(), count, "{path}: {part}");
+    }
+    for never in ["<script", "style=\"", " onclick", "javascript:"] {
+        assert!(!text.contains(never), "{path}: {never}");
+    }
+    // Each column and row says what it is.
+    assert_eq!(
+        text.matches("<th ").count(),
+        text.matches(" scope=\"").count(),
+        "{path}"
+    );
+    assert!(!text.contains("<th>"), "{path}");
+    // Each field has a label.
+    for (at, _) in text.match_indices(" id=\"field-") {
+        let id = text[at + 5..].split('"').next().unwrap();
+        assert!(text.contains(&format!("for=\"{id}\"")), "{path}: {id}");
+    }
+    let fields = text.matches("<input ").count() + text.matches("<select ").count();
+    let hidden = text.matches("type=\"hidden\"").count();
+    assert_eq!(text.matches("<label ").count(), fields - hidden, "{path}");
+}
