@@ -136,13 +136,21 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
         ),
         (
             "UsageService/Get",
-            json!({ "accountId": "acct", "period": period, "granularity": "GRANULARITY_HOUR", "timeZone": "UTC" }),
+            json!({ "accountId": "acct", "period": period.clone(), "granularity": "GRANULARITY_HOUR", "timeZone": "UTC" }),
         ),
         (
             "UsageService/Correct",
             json!({ "accountId": "acct", "quantity": "-1", "reason": "test", "requestedBy": "a test" }),
         ),
         ("UsageService/ForceReport", json!({ "all": true })),
+        (
+            "UsageService/ListUsage",
+            json!({ "meter": "api_calls", "period": period, "pageSize": 5 }),
+        ),
+        (
+            "UsageService/GetSummary",
+            json!({ "period": period, "granularity": "GRANULARITY_HOUR", "topAccounts": 3 }),
+        ),
         ("UsageService/ListReports", json!({ "pageSize": 5 })),
         ("UsageService/Reconcile", account.clone()),
         (
