@@ -11,6 +11,7 @@ mod failover;
 mod increments;
 mod read_turns;
 pub(crate) mod usage_of_all;
+mod usage_of_all_limits;
 mod usage_query;
 mod usage_query_model;
 mod validation;
