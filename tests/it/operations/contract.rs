@@ -158,10 +158,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             retry_after: Duration::from_millis(100),
         },
         ServerError::TooManyChanges { limit: 1 },
-        ServerError::TooManyReads {
-            running: 1,
-            waiting: 1,
-        },
+        too_many_reads(),
         ServerError::AnswersUnread {
             unread: 2,
             limit: 1,
@@ -216,6 +213,13 @@ fn every_server_error_has_a_reason_in_the_contract() {
         let arrived = as_it_arrives(error);
         assert_eq!(arrived.reason(), Some(&reason));
         assert_eq!(arrived.kind(), kind, "{reason}");
+    }
+}
+
+fn too_many_reads() -> ServerError {
+    ServerError::TooManyReads {
+        running: 1,
+        waiting: 1,
     }
 }
 
