@@ -263,6 +263,7 @@ impl Billing {
 #[must_use = "nothing is listed until it is sent"]
 pub struct ListAccounts {
     stripe_customer: String,
+    include_counted: bool,
     page_size: u32,
     page_token: String,
 }
@@ -276,6 +277,12 @@ impl ListAccounts {
     /// Only the account that is linked to this Stripe customer, `cus_...`, also if its subscription has ended.
     pub fn customer(mut self, customer: impl Into<String>) -> Self {
         self.stripe_customer = customer.into();
+        self
+    }
+
+    /// Also accounts with usage that were never linked: [`AccountPage::counted`].
+    pub fn include_counted(mut self) -> Self {
+        self.include_counted = true;
         self
     }
 
@@ -296,6 +303,7 @@ impl ListAccounts {
             page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,
             stripe_customer: self.stripe_customer,
+            include_counted: self.include_counted,
         }
     }
 }
@@ -306,6 +314,9 @@ impl ListAccounts {
 pub struct AccountPage {
     /// The accounts.
     pub accounts: Vec<Account>,
+    /// With [`ListAccounts::include_counted`]: the ids of the page's accounts that were only counted and never linked, in
+    /// their order. All accounts of the next page come after these and [`Self::accounts`].
+    pub counted: Vec<String>,
     /// The token of the next page; none on the last page.
     pub next_page_token: Option<String>,
 }
@@ -315,6 +326,7 @@ impl AccountPage {
         let accounts = response.accounts.into_iter().map(Some);
         Ok(Self {
             accounts: accounts.map(Account::from_wire).collect::<Result<_, _>>()?,
+            counted: response.counted,
             next_page_token: non_empty(response.next_page_token),
         })
     }

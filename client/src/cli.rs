@@ -18,13 +18,16 @@ mod keys;
 mod manual;
 mod output;
 mod paging;
+mod period_args;
 mod profile;
 mod reconcile;
 mod report;
 mod reports;
 mod resolve;
 mod runs;
+mod summary;
 mod time_arg;
+mod usage;
 mod watch;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable};
@@ -103,6 +106,10 @@ enum Command {
     Increment(increment::Arguments),
     /// Show an account's usage as a table, with a chart if it is split into points
     Get(get::Arguments),
+    /// List the usage of all accounts of one meter, the largest quantity first
+    Usage(usage::Arguments),
+    /// Show the usage of all accounts together: totals, states of reports, accounts with the most
+    Summary(summary::Arguments),
     /// Close open usage reports, send them to Stripe and show the result
     Report(report::Arguments),
     /// List usage reports: open ones first, then the latest closed first; of one account the newest first
@@ -178,6 +185,8 @@ async fn execute(cli: Cli, sources: Sources, streams: &mut Streams<'_>) -> Resul
     match cli.command {
         Command::Increment(arguments) => increment::run(&client, arguments, streams).await,
         Command::Get(arguments) => get::run(&client, arguments, streams).await,
+        Command::Usage(arguments) => usage::run(&client, arguments, streams).await,
+        Command::Summary(arguments) => summary::run(&client, arguments, streams).await,
         Command::Report(arguments) => report::run(&client, arguments, streams).await,
         Command::Reports(arguments) => reports::run(&client, arguments, streams).await,
         Command::Accounts(arguments) => accounts::run(&client, arguments, streams).await,

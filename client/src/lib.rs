@@ -36,6 +36,7 @@ mod state;
 mod status;
 mod subscription;
 mod usage;
+mod usage_of_all;
 mod wire;
 
 pub use access::{
@@ -80,6 +81,9 @@ pub use subscription::{
     Subscription, SubscriptionChange,
 };
 pub use usage::{Get, Granularity, MeterUsage, Quantities, Usage, UsagePoint};
+pub use usage_of_all::{
+    AccountUsage, GetSummary, ListUsage, MeterSummary, StateUsage, Summary, SummaryPoint, UsagePage,
+};
 
 /// The crate of the time types in this API.
 pub use chrono;

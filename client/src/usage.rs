@@ -156,7 +156,7 @@ pub enum Granularity {
 }
 
 impl Granularity {
-    fn to_wire(self) -> proto::Granularity {
+    pub(crate) fn to_wire(self) -> proto::Granularity {
         match self {
             Self::Total => proto::Granularity::Total,
             Self::Slot => proto::Granularity::Slot,
@@ -166,7 +166,7 @@ impl Granularity {
         }
     }
 
-    fn from_wire(granularity: i32) -> Result<Self, Error> {
+    pub(crate) fn from_wire(granularity: i32) -> Result<Self, Error> {
         match proto::Granularity::try_from(granularity) {
             Ok(proto::Granularity::Unspecified | proto::Granularity::Total) => Ok(Self::Total),
             Ok(proto::Granularity::Slot) => Ok(Self::Slot),

@@ -119,6 +119,16 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// Too many reads of all accounts' usage run or wait: retry later.
+    #[error(
+        "{running} reads of the usage of all accounts run and {waiting} wait, and no more may; retry later"
+    )]
+    TooManyReads {
+        /// How many may run.
+        running: usize,
+        /// How many may wait.
+        waiting: usize,
+    },
     /// Too many answers wait to be read: read them, then retry.
     #[error(
         "{unread} bytes of answers wait to be read, and {limit} may; read the answers of earlier calls, then retry"

@@ -87,6 +87,7 @@
 //! | `contract` | the methods and messages as data: JSON, and their description as OpenAPI |
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
+//! | `usage_of_all` | the answers of `ListUsage` and `GetSummary`; `read_turns` limits how many are read at a time |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
@@ -146,6 +147,7 @@ mod log_limit;
 mod metrics;
 mod new_key;
 pub mod otlp;
+mod read_turns;
 mod readiness;
 pub mod reconciliation;
 mod record;
@@ -161,6 +163,7 @@ mod serve;
 pub mod store;
 mod stripe;
 mod tls;
+mod usage_of_all;
 mod usage_query;
 mod workers;
 

@@ -85,18 +85,19 @@ impl Quantities {
         in_64_bits(self.not_billable)
     }
 
-    fn add(&mut self, sum: &UsageSum) {
-        let part = match sum.state {
+    /// Adds usage in a state.
+    pub(crate) fn add(&mut self, state: State, quantity: i128) {
+        let part = match state {
             State::NotBillable | State::WrittenOff => &mut self.not_billable,
             state if state.is_reported() => &mut self.reported,
             _ => &mut self.not_yet_reported,
         };
-        *part = part.saturating_add(sum.quantity);
+        *part = part.saturating_add(quantity);
     }
 }
 
 /// A sum, or what is nearest to it if it has more than 64 bits.
-fn in_64_bits(sum: i128) -> i64 {
+pub(crate) fn in_64_bits(sum: i128) -> i64 {
     let limit = if sum < 0 { i64::MIN } else { i64::MAX };
     i64::try_from(sum).unwrap_or(limit)
 }
@@ -221,10 +222,10 @@ fn meter_usage(
         .map(|point| (*point, Quantities::default()))
         .collect();
     for sum in sums {
-        quantities.add(sum);
+        quantities.add(sum.state, sum.quantity);
         let index = points.partition_point(|point| point.end <= sum.window_start);
         if let Some((_, point)) = series.get_mut(index) {
-            point.add(sum);
+            point.add(sum.state, sum.quantity);
         }
     }
     MeterUsage {

@@ -68,6 +68,9 @@ struct List {
     /// Only the account that is linked to this Stripe customer, cus_...
     #[arg(long, value_name = "CUSTOMER")]
     customer: Option<String>,
+    /// Also accounts that have usage and were never linked
+    #[arg(long, conflicts_with = "customer")]
+    all: bool,
     #[command(flatten)]
     paging: Paging,
     #[command(flatten)]
@@ -213,52 +216,96 @@ impl Put {
 
 async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Result<(), Failure> {
     let customer = list.customer.unwrap_or_default();
-    let filter = ListAccounts::new().customer(customer);
+    let mut filter = ListAccounts::new().customer(customer);
+    if list.all {
+        filter = filter.include_counted();
+    }
     let page = |size, token: Option<String>| {
         let page = filter.clone().page_size(size);
         let page = page.page_token(token.unwrap_or_default());
         async move {
             let page = client.list_accounts(page).await?;
-            Ok((page.accounts, page.next_page_token))
+            let linked = page.accounts.into_iter().map(Box::new);
+            let linked = linked.map(Listed::Linked);
+            let counted = page.counted.into_iter().map(Listed::Counted);
+            let mut listed: Vec<Listed> = linked.chain(counted).collect();
+            listed.sort_by(|one, other| one.id().cmp(other.id()));
+            Ok((listed, page.next_page_token))
         }
     };
     let (accounts, next) = list.paging.read(page).await?;
-    rows(accounts).print(list.format, streams)?;
+    let mut rows = Rows::new(&COLUMNS);
+    for account in accounts {
+        rows.push(match account {
+            Listed::Linked(account) => row(&account),
+            Listed::Counted(id) => row_of_counted(&id),
+        });
+    }
+    rows.print(list.format, streams)?;
     print_next_page(next, Times::default(), streams)
 }
 
+/// An account of a list.
+enum Listed {
+    Linked(Box<Account>),
+    Counted(String),
+}
+
+impl Listed {
+    fn id(&self) -> &str {
+        match self {
+            Self::Linked(account) => &account.account_id,
+            Self::Counted(id) => id,
+        }
+    }
+}
+
+const COLUMNS: [&str; 8] = [
+    "account_id",
+    "billing",
+    "customer",
+    "subscription",
+    "status",
+    "bill_from",
+    "valid_from",
+    "etag",
+];
+
 fn rows(accounts: impl IntoIterator<Item = Account>) -> Rows {
-    let mut rows = Rows::new(&[
-        "account_id",
-        "billing",
-        "customer",
-        "subscription",
-        "status",
-        "bill_from",
-        "valid_from",
-        "etag",
-    ]);
+    let mut rows = Rows::new(&COLUMNS);
     for account in accounts {
-        let billing = match (account.is_free(), account.stripe()) {
-            (true, _) => "free",
-            (false, Some(_)) => "stripe",
-            (false, None) => "unrecognised",
-        };
-        let synced = account.subscription.as_ref();
-        let given = account
-            .stripe()
-            .and_then(|stripe| stripe.subscription.clone());
-        let stripe = account.stripe();
-        rows.push(vec![
-            json!(account.account_id),
-            json!(billing),
-            stripe.map_or(Value::Null, |stripe| json!(stripe.customer)),
-            json!(given.or_else(|| synced.map(|one| one.id.clone()))),
-            json!(synced.map(|one| &one.status)),
-            rfc3339_or_null(stripe.and_then(|stripe| stripe.bill_from)),
-            rfc3339(account.valid_from),
-            json!(account.etag),
-        ]);
+        rows.push(row(&account));
     }
     rows
+}
+
+/// The values of [`COLUMNS`] of an account that was never linked.
+fn row_of_counted(id: &str) -> Vec<Value> {
+    let mut row = vec![json!(id), json!("never linked")];
+    row.resize(COLUMNS.len(), Value::Null);
+    row
+}
+
+/// The values of [`COLUMNS`].
+fn row(account: &Account) -> Vec<Value> {
+    let billing = match (account.is_free(), account.stripe()) {
+        (true, _) => "free",
+        (false, Some(_)) => "stripe",
+        (false, None) => "unrecognised",
+    };
+    let synced = account.subscription.as_ref();
+    let given = account
+        .stripe()
+        .and_then(|stripe| stripe.subscription.clone());
+    let stripe = account.stripe();
+    vec![
+        json!(account.account_id),
+        json!(billing),
+        stripe.map_or(Value::Null, |stripe| json!(stripe.customer)),
+        json!(given.or_else(|| synced.map(|one| one.id.clone()))),
+        json!(synced.map(|one| &one.status)),
+        rfc3339_or_null(stripe.and_then(|stripe| stripe.bill_from)),
+        rfc3339(account.valid_from),
+        json!(account.etag),
+    ]
 }

@@ -6,10 +6,11 @@ use super::{
     Streams, chart,
     exit::Failure,
     output::{Format, Rows, grouped, print_json, rfc3339},
+    period_args::next_hour,
     time_arg::{self, TimeArg, now},
 };
 use crate::{ErrorKind, Get, Granularity, ListReports, MeterUsage, Quantities, Usage, UsageClient};
-use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
+use chrono::TimeDelta;
 use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -108,7 +109,7 @@ pub(super) async fn run(
         let edge = |arg: TimeArg| arg.in_zone(zone).map_err(Failure::arguments);
         let end = match arguments.end {
             Some(end) => edge(end)?,
-            None => next_hour()?,
+            None => next_hour(now())?,
         };
         get = get.period(edge(start)?, end);
     }
@@ -177,14 +178,6 @@ async fn tell_if_unknown(
         )?;
     }
     Ok(())
-}
-
-fn next_hour() -> Result<DateTime<Utc>, Failure> {
-    let hour = TimeDelta::hours(1);
-    let hour_start = now().duration_trunc(hour).ok();
-    hour_start
-        .and_then(|hour_start| hour_start.checked_add_signed(hour))
-        .ok_or_else(|| Failure::arguments("this machine's clock is out of range; set --end"))
 }
 
 /// The quantities of each meter.

@@ -3,9 +3,9 @@
 use super::UsageClient;
 use crate::{
     AcknowledgeDifference, AcknowledgedDifference, Batch, BatchOutcome, Correct, Corrected,
-    Counted, Error, ForceReport, Get, GetCall, Increment, IncrementCall, ListReports, Meter,
-    Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun, ResolveReport, Resolved,
-    Usage,
+    Counted, Error, ForceReport, Get, GetCall, GetSummary, Increment, IncrementCall, ListReports,
+    ListUsage, Meter, Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun,
+    ResolveReport, Resolved, Summary, Usage, UsagePage,
     retry::{Repeatable, call_with_retry},
 };
 
@@ -99,6 +99,33 @@ impl UsageClient {
             |mut usage, request| async move { usage.get(request).await },
         );
         Usage::from_wire(response.await?)
+    }
+
+    /// Lists one page of the usage of one meter by account.
+    ///
+    /// The server reads the reports of all accounts for it, two such calls at a time, so allow
+    /// [more time](Self::with_timeout) than for other calls if it has many.
+    pub async fn list_usage(&self, query: ListUsage) -> Result<UsagePage, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            query.into_wire()?,
+            |mut usage, request| async move { usage.list_usage(request).await },
+        );
+        UsagePage::from_wire(response.await?)
+    }
+
+    /// Returns the usage of all accounts together in a period, and the accounts with the most.
+    ///
+    /// It takes as long as [`list_usage`](Self::list_usage).
+    pub async fn get_summary(&self, query: GetSummary) -> Result<Summary, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            query.into_wire()?,
+            |mut usage, request| async move { usage.get_summary(request).await },
+        );
+        Summary::from_wire(response.await?)
     }
 
     /// Lists one page of usage reports, newest first.

@@ -234,6 +234,20 @@ impl UsageService for Reference {
         Ok(Response::new(month_by_hour(request.into_inner())))
     }
 
+    async fn list_usage(
+        &self,
+        _: Request<v1::ListUsageRequest>,
+    ) -> Result<Response<v1::ListUsageResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn get_summary(
+        &self,
+        _: Request<v1::GetSummaryRequest>,
+    ) -> Result<Response<v1::GetSummaryResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
     async fn list_reports(
         &self,
         _: Request<v1::ListReportsRequest>,

@@ -159,8 +159,10 @@ mod tests {
                 "/usage.v1.OperationsService/Doctor",
                 "/usage.v1.OperationsService/ListRuns",
                 "/usage.v1.UsageService/Get",
+                "/usage.v1.UsageService/GetSummary",
                 "/usage.v1.UsageService/ListMeters",
                 "/usage.v1.UsageService/ListReports",
+                "/usage.v1.UsageService/ListUsage",
                 "/usage.v1.UsageService/Reconcile",
             ]
         );

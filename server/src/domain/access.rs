@@ -138,6 +138,12 @@ impl Scope {
                 .any(|prefix| account.starts_with(prefix.as_str()))
     }
 
+    /// Whether it has all accounts whose ids begin with this.
+    fn has_prefix(&self, prefix: &str) -> bool {
+        let mut own = self.account_prefixes.iter();
+        self.has_all_accounts() || own.any(|own| prefix.starts_with(own.as_str()))
+    }
+
     fn has_meter(&self, meter: &str) -> bool {
         self.meters.is_empty() || self.meters.iter().any(|own| own == meter)
     }
@@ -190,6 +196,11 @@ pub enum Denial {
     /// The call is about all meters of an account.
     #[error("the key is limited to some meters, and this call is about all of them")]
     AllMeters,
+    /// The call is about more accounts than those with one of the key's prefixes.
+    #[error(
+        "the key is limited to some accounts, and this call is about more; give an account_prefix that begins with a prefix of the key, or use a key without limits"
+    )]
+    Prefix,
     /// The call is about everything.
     #[error(
         "the key is limited to some accounts or meters, and this call is about all of them; use a key without limits, or name an account where the call has a field for it"
@@ -202,6 +213,7 @@ impl Denial {
     pub fn violation(self) -> Violation {
         let field = match self {
             Self::Meter | Self::AllMeters => "meter",
+            Self::Prefix => "account_prefix",
             Self::Role { .. } | Self::Account | Self::Everything => "account_id",
         };
         Violation::new(Reason::PermissionDenied, field, self.to_string())
@@ -308,6 +320,22 @@ impl Caller {
         Ok(())
     }
 
+    /// Whether the caller may read a meter of all accounts whose ids begin with a prefix; an empty one means all accounts, and
+    /// no meter all meters.
+    ///
+    /// # Errors
+    /// The key is limited to others.
+    pub fn check_prefix(&self, prefix: &str, meter: Option<&str>) -> Result<(), Denial> {
+        if !self.scope.has_prefix(prefix) {
+            return Err(Denial::Prefix);
+        }
+        match meter {
+            Some(meter) if !self.scope.has_meter(meter) => Err(Denial::Meter),
+            None if !self.scope.meters.is_empty() => Err(Denial::AllMeters),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the caller may do what is about all accounts.
     ///
     /// # Errors
@@ -348,6 +376,25 @@ mod tests {
                 assert_eq!(Requirement::Role(needed).is_met_by(role), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_prefix_is_within_a_longer_or_equal_limit_only() {
+        let limited = caller(&["alone"], &["team:"], &["tokens"]);
+        for (prefix, meter, expected) in [
+            ("team:", Some("tokens"), Ok(())),
+            ("team:1", Some("tokens"), Ok(())),
+            ("team:1", Some("other"), Err(Denial::Meter)),
+            ("team:1", None, Err(Denial::AllMeters)),
+            ("team", Some("tokens"), Err(Denial::Prefix)),
+            ("alone", Some("tokens"), Err(Denial::Prefix)),
+            ("", Some("tokens"), Err(Denial::Prefix)),
+        ] {
+            assert_eq!(limited.check_prefix(prefix, meter), expected, "{prefix}");
+        }
+        assert_eq!(Caller::anyone().check_prefix("", None), Ok(()));
+        let of_account = caller(&["alone"], &[], &[]);
+        assert_eq!(of_account.check_prefix("", None), Err(Denial::Prefix));
     }
 
     #[test]

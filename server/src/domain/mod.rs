@@ -62,6 +62,7 @@ pub mod tier;
 pub mod trace_parent;
 pub mod uncompared_usage;
 pub mod unread_invoice;
+pub mod usage_list;
 pub mod verification;
 pub mod violation;
 pub mod waiting_comparison;

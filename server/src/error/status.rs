@@ -38,6 +38,7 @@ impl Error {
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
+            | Self::TooManyReads { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
             | Self::TooManyKeys => "OVERLOADED",
@@ -83,6 +84,7 @@ impl Error {
             Self::PermissionDenied(_) => Code::PermissionDenied,
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
+            | Self::TooManyReads { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
             | Self::TooManyKeys
@@ -126,6 +128,7 @@ impl Error {
                 Some(*retry_after)
             }
             Self::TooManyChanges { .. }
+            | Self::TooManyReads { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
             | Self::TooManyKeys

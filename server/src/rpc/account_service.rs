@@ -34,6 +34,7 @@ use crate::{
     error::{Error, Result},
     store::{
         Store,
+        account_list::ListedAccounts,
         accounts::{AccountPut, PutAccount},
     },
     workers::{
@@ -329,6 +330,10 @@ impl AccountService for AccountRpc {
     ) -> std::result::Result<Response<v1::ListAccountsResponse>, Status> {
         caller(&request)?.check_everything().map_err(Error::from)?;
         let request = request.into_inner();
+        if !request.stripe_customer.is_empty() && request.include_counted {
+            let message = "include_counted cannot be given with stripe_customer: a customer has linked accounts only";
+            return Err(Error::from(Violation::invalid("include_counted", message)).into());
+        }
         if !request.stripe_customer.is_empty() {
             let customer = request.stripe_customer.as_str();
             check_stripe_id("stripe_customer", customer).map_err(Error::from)?;
@@ -336,27 +341,32 @@ impl AccountService for AccountRpc {
             return Ok(Response::new(v1::ListAccountsResponse {
                 accounts: self.to_wire_all(found).await?,
                 next_page_token: String::new(),
+                counted: Vec::new(),
             }));
         }
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
-        let after = page_token::decode(FILTER, &request.page_token)
+        let filter = if request.include_counted {
+            "accounts and counted"
+        } else {
+            "accounts"
+        };
+        let after = page_token::decode(filter, &request.page_token)
             .map_err(Error::from)?
             .unwrap_or_default();
-        let mut accounts = self
-            .store
-            .list_accounts(&after, limit.saturating_add(1))
-            .await?;
-        let has_more = u64::try_from(accounts.len()).is_ok_and(|len| len > limit);
-        if has_more {
-            accounts.pop();
-        }
-        let next_page_token = match accounts.last() {
-            Some(last) if has_more => page_token::encode(FILTER, &last.id),
-            _ => String::new(),
+        let ListedAccounts {
+            linked,
+            counted,
+            next,
+        } = if request.include_counted {
+            self.store.list_all_accounts(&after, limit).await?
+        } else {
+            self.store.list_linked_accounts(&after, limit).await?
         };
+        let next_page_token = next.map(|last| page_token::encode(filter, &last));
         Ok(Response::new(v1::ListAccountsResponse {
-            accounts: self.to_wire_all(accounts).await?,
-            next_page_token,
+            accounts: self.to_wire_all(linked).await?,
+            next_page_token: next_page_token.unwrap_or_default(),
+            counted,
         }))
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod operations_service;
 pub(crate) mod page_token;
 pub(crate) mod report_stream;
 mod usage_actions;
+mod usage_of_all;
 pub(crate) mod usage_service;
 mod wire;
 mod wire_account;

@@ -33,6 +33,7 @@ use crate::{
     ingest::WriteBatcher,
     reconciliation::Reconciler,
     store::{Store, report_filter::ReportFilter, report_place::ReportPlace},
+    usage_of_all::UsageOfAll,
     usage_query,
     workers::reporter::Reporter,
 };
@@ -49,6 +50,7 @@ pub(crate) struct UsageRpc {
     pub(crate) clock: Clock,
     pub(crate) auditor: Auditor,
     pub(crate) authenticator: Authenticator,
+    pub(crate) usage_of_all: UsageOfAll,
 }
 
 impl UsageRpc {
@@ -180,6 +182,20 @@ impl UsageService for UsageRpc {
             as_of: Some(wire::timestamp(summary.as_of)),
             meters: summary.meters.into_iter().map(meter_usage).collect(),
         }))
+    }
+
+    async fn list_usage(
+        &self,
+        request: Request<v1::ListUsageRequest>,
+    ) -> std::result::Result<Response<v1::ListUsageResponse>, Status> {
+        self.usage_page(request).await
+    }
+
+    async fn get_summary(
+        &self,
+        request: Request<v1::GetSummaryRequest>,
+    ) -> std::result::Result<Response<v1::GetSummaryResponse>, Status> {
+        self.summary(request).await
     }
 
     async fn list_reports(
@@ -352,7 +368,7 @@ fn meter_usage(meter: usage_query::MeterUsage) -> v1::MeterUsage {
     }
 }
 
-fn quantities(sums: usage_query::Quantities) -> v1::Quantities {
+pub(super) fn quantities(sums: usage_query::Quantities) -> v1::Quantities {
     v1::Quantities {
         total: sums.total(),
         reported: sums.reported(),

@@ -54,9 +54,11 @@ const OF_STRANGERS: Limits = Limits {
 /// The least that is counted for a call, also before its answer exists: its stream takes memory too.
 const MIN_BYTES: usize = 1_024;
 /// Calls that change nothing. Their answers can be refused.
-const READS: [&str; 13] = [
+const READS: [&str; 15] = [
     "/usage.v1.UsageService/ListMeters",
     "/usage.v1.UsageService/Get",
+    "/usage.v1.UsageService/ListUsage",
+    "/usage.v1.UsageService/GetSummary",
     "/usage.v1.UsageService/ListReports",
     "/usage.v1.UsageService/Reconcile",
     "/usage.v1.AccountService/GetAccount",

@@ -25,6 +25,7 @@ use crate::{
     send_load,
     store::{Store, send_queue::Rules},
     stripe::Stripe,
+    usage_of_all::UsageOfAll,
     workers::{
         account_check::AccountCheck,
         cleanup::Cleanup,
@@ -169,6 +170,11 @@ impl Services {
             clock: clock.clone(),
             auditor: auditor.clone(),
             authenticator: authenticator.clone(),
+            usage_of_all: UsageOfAll::new(
+                self.store.clone(),
+                Arc::clone(&self.meters),
+                config.schedule.window_mins,
+            ),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),

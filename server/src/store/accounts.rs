@@ -1,11 +1,9 @@
 //! Queries of accounts: create or change one, and read them. Links alone are in `links`.
 
-use std::collections::HashSet;
-
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    sea_query::{Alias, Expr, ExprTrait as _, Func, OnConflict, Query},
+    sea_query::{Expr, ExprTrait as _, Func, OnConflict},
 };
 
 use super::{
@@ -14,8 +12,8 @@ use super::{
     connection::Transaction,
     deleted_accounts::check_not_deleted,
     links::{
-        account_of, accounts_of_customer, find_account, first_free_instant, insert_link,
-        read_links_of, taken_until,
+        accounts_of_customer, find_account, first_free_instant, insert_link, read_links_of,
+        taken_until,
     },
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
     report_archives::check_not_folded,
@@ -32,10 +30,7 @@ use crate::{
         followed_subscriptions::FollowedSubscriptions,
         window::{Interval, Slots},
     },
-    entity::{
-        account_link, any_report, billing_period, customer, subscription,
-        usage_report::UsageReportState,
-    },
+    entity::{any_report, billing_period, customer, usage_report::UsageReportState},
     error::{Error, Result},
 };
 
@@ -211,62 +206,6 @@ impl Store {
             accounts.extend(account.filter(|one| one.link.billing.customer() == Some(customer)));
         }
         Ok(accounts)
-    }
-
-    /// Accounts ordered by id, after the given one.
-    pub(crate) async fn list_accounts(&self, after: &str, limit: u64) -> Result<Vec<Account>> {
-        let newer = Alias::new("newer");
-        let is_superseded = Expr::exists(
-            Query::select()
-                .expr(Expr::val(1))
-                .from_as(account_link::Entity, newer.clone())
-                .and_where(
-                    Expr::col((newer.clone(), account_link::Column::AccountId))
-                        .equals((account_link::Entity, account_link::Column::AccountId)),
-                )
-                // Without it, PostgreSQL reads the index of all accounts up to the given one.
-                .and_where(Expr::col((newer.clone(), account_link::Column::AccountId)).gt(after))
-                .and_where(
-                    Expr::col((newer, account_link::Column::Version)).gt(Expr::col((
-                        account_link::Entity,
-                        account_link::Column::Version,
-                    ))),
-                )
-                .to_owned(),
-        );
-        let rows = account_link::Entity::find()
-            .filter(account_link::Column::AccountId.gt(after))
-            .filter(is_superseded.not())
-            .order_by_asc(account_link::Column::AccountId)
-            .limit(limit)
-            .all(&self.reader)
-            .await?;
-        let periods = billing_period::Entity::find()
-            .filter(billing_period::Column::AccountId.is_in(rows.iter().map(|row| &row.account_id)))
-            .order_by_asc(billing_period::Column::PeriodStart)
-            .all(&self.reader)
-            .await?;
-        let companions = subscription::Entity::find()
-            .filter(subscription::Column::AccountId.is_in(rows.iter().map(|row| &row.account_id)))
-            .all(&self.reader)
-            .await?;
-        let companions: HashSet<(&AccountId, Option<&str>)> = companions
-            .iter()
-            .filter(|row| row.is_companion)
-            .map(|row| (&row.account_id, Some(row.subscription.as_str())))
-            .collect();
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                let last = periods.iter().rfind(|period| {
-                    let of = (&period.account_id, period.subscription.as_deref());
-                    period.account_id == row.account_id
-                        && period.recorded_at >= row.recorded_at
-                        && !companions.contains(&of)
-                });
-                account_of(row, last)
-            })
-            .collect())
     }
 
     /// The edges of an account's billing periods, latest first.

@@ -10,6 +10,7 @@
 
 pub(crate) mod account_deletion;
 pub(crate) mod account_export;
+pub(crate) mod account_list;
 mod account_tables;
 pub(crate) mod accounts;
 mod additions;
@@ -95,6 +96,8 @@ pub(crate) mod stripe_account;
 pub(crate) mod subscription_changes;
 pub(crate) mod subscriptions;
 mod unfinished_changes;
+pub(crate) mod usage_of_accounts;
+pub(crate) mod usage_summary;
 pub(crate) mod usage_sums;
 mod value_rows;
 pub(crate) mod verification;

@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// The tables of reports, and what their state is.
-const TABLES: [(&str, &str); 3] = [
+pub(super) const TABLES: [(&str, &str); 3] = [
     ("usage_reports", "state"),
     ("open_reports", "CAST('open' AS text)"),
     ("folded_reports", "state"),
 ];
 /// Sums are split by this, so that the engine can add quantities whose sum has more than 64 bits.
-const PART: i64 = 1_000_000_000;
+pub(super) const PART: i64 = 1_000_000_000;
 
 /// The usage of one meter in one window and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,13 +191,13 @@ fn read_lists(states: &str, windows: &str, quantities: &str) -> Result<Vec<Usage
     Ok(sums)
 }
 
-fn check_lengths(lengths: &[usize]) -> Result<(), DbErr> {
+pub(super) fn check_lengths(lengths: &[usize]) -> Result<(), DbErr> {
     if lengths.windows(2).any(|pair| pair.first() != pair.last()) {
         return Err(DbErr::Type("lists of different lengths".to_owned()));
     }
     Ok(())
 }
 
-fn parsed<'a, T: Deserialize<'a>>(list: &'a str) -> Result<Vec<T>, DbErr> {
+pub(super) fn parsed<'a, T: Deserialize<'a>>(list: &'a str) -> Result<Vec<T>, DbErr> {
     serde_json::from_str(list).map_err(|error| DbErr::Type(format!("a list of reports: {error}")))
 }

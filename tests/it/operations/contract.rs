@@ -75,6 +75,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
         ServerError::Overloaded { .. }
         | ServerError::TooManyChanges { .. }
+        | ServerError::TooManyReads { .. }
         | ServerError::AnswersUnread { .. }
         | ServerError::RequestsUnfinished { .. }
         | ServerError::TooManyKeys => (Reason::Overloaded, Kind::Overloaded),
@@ -157,6 +158,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
             retry_after: Duration::from_millis(100),
         },
         ServerError::TooManyChanges { limit: 1 },
+        too_many_reads(),
         ServerError::AnswersUnread {
             unread: 2,
             limit: 1,
@@ -211,6 +213,13 @@ fn every_server_error_has_a_reason_in_the_contract() {
         let arrived = as_it_arrives(error);
         assert_eq!(arrived.reason(), Some(&reason));
         assert_eq!(arrived.kind(), kind, "{reason}");
+    }
+}
+
+fn too_many_reads() -> ServerError {
+    ServerError::TooManyReads {
+        running: 1,
+        waiting: 1,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 71] = [
+const TESTS: [(&str, &str); 73] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -27,6 +27,11 @@ const TESTS: [(&str, &str); 71] = [
         "counting::batches",
         "item_keys_are_shared_by_batches_and_single_calls",
     ),
+    (
+        "counting::counted_accounts",
+        "counted_accounts_are_listed_in_order_with_linked_ones",
+    ),
+    ("counting::usage_of_all", "a_prefix_means_itself"),
     (
         "counting::usage_query",
         "the_default_month_of_a_zone_inside_a_slot_is_refused_with_the_zone",

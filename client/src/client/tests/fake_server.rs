@@ -115,6 +115,20 @@ impl UsageService for FakeServer {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_usage(
+        &self,
+        _: Request<proto::ListUsageRequest>,
+    ) -> Result<Response<proto::ListUsageResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_summary(
+        &self,
+        _: Request<proto::GetSummaryRequest>,
+    ) -> Result<Response<proto::GetSummaryResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn list_reports(
         &self,
         request: Request<proto::ListReportsRequest>,

@@ -1,6 +1,7 @@
 //! The command line `usagectl`: its output, its effect and its exit codes.
 
 mod admin;
+mod all_accounts;
 mod documented;
 mod import;
 mod import_bad_lines;

@@ -128,6 +128,8 @@ fn all_that_is_not_named_here_is_for_admins() {
         with(Requirement::Role(Role::Reader)),
         [
             "/usage.v1.UsageService/Get",
+            "/usage.v1.UsageService/ListUsage",
+            "/usage.v1.UsageService/GetSummary",
             "/usage.v1.UsageService/ListReports",
             "/usage.v1.UsageService/Reconcile",
             "/usage.v1.AccountService/GetAccount",

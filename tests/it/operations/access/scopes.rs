@@ -23,6 +23,8 @@ enum Class {
     Account,
     /// The accounts of this field with all their meters, or all accounts if it is empty.
     Accounts(&'static str),
+    /// One meter, or all if it names none, of the accounts with a prefix, or of all.
+    Prefix,
     /// All accounts, whatever it names.
     Everything,
     /// Nothing that is limited, or each item of a batch by itself.
@@ -30,10 +32,12 @@ enum Class {
 }
 
 /// Every method, in one class.
-const CLASSES: [(&str, Class); 28] = [
+const CLASSES: [(&str, Class); 30] = [
     ("/usage.v1.UsageService/Increment", Class::Meter),
     ("/usage.v1.UsageService/IncrementBatch", Class::Nothing),
     ("/usage.v1.UsageService/Get", Class::Meter),
+    ("/usage.v1.UsageService/ListUsage", Class::Prefix),
+    ("/usage.v1.UsageService/GetSummary", Class::Prefix),
     (
         "/usage.v1.UsageService/ListReports",
         Class::Accounts("account_id"),
@@ -89,7 +93,7 @@ const CLASSES: [(&str, Class); 28] = [
 ];
 
 /// The fields of a request that say what it is about.
-const FIELDS: [&str; 3] = ["account_id", "account_ids", "meter"];
+const FIELDS: [&str; 4] = ["account_id", "account_ids", "account_prefix", "meter"];
 
 /// A key's limit, and a request with the fields that it names: whether it is denied.
 struct Case {
@@ -132,6 +136,15 @@ const OF_ACCOUNT: [Case; 5] = [
     of_meter(&[("account_id", "own")], true),
     of_meter(&[], true),
 ];
+/// The key of an account names no prefix, so no prefix is within its limit.
+const OF_PREFIX: [Case; 6] = [
+    of_account(&[("account_prefix", "own"), ("meter", "tokens")], true),
+    of_account(&[("meter", "tokens")], true),
+    of_meter(&[("account_prefix", "own"), ("meter", "tokens")], false),
+    of_meter(&[("meter", "tokens")], false),
+    of_meter(&[("meter", "api_calls")], true),
+    of_meter(&[], true),
+];
 const EVERYTHING: [Case; 4] = [
     of_account(&[], true),
     of_account(&[("account_id", "own")], true),
@@ -154,6 +167,7 @@ fn every_method_is_in_one_class_that_fits_its_request() {
             Class::Meter => has("account_id") && has("meter"),
             Class::Account => has("account_id") && !has("meter"),
             Class::Accounts(field) => has(field),
+            Class::Prefix => has("account_prefix") && has("meter"),
             Class::Everything => !has("meter"),
             Class::Nothing => !FIELDS.iter().any(|field| has(field)),
         };
@@ -195,6 +209,7 @@ async fn each_method_answers_limited_keys_as_its_class_says(world: World) {
         let cases = match class {
             Class::Meter => &OF_METER[..],
             Class::Account | Class::Accounts(_) => &OF_ACCOUNT,
+            Class::Prefix => &OF_PREFIX,
             Class::Everything => &EVERYTHING,
             Class::Nothing => &NOTHING,
         };

@@ -124,6 +124,8 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
     let hour = hours_ago(2).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let until = hours_ago(-1).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let period = json!({ "start": hour, "end": until });
+    let usage_of_all = json!({ "meter": "api_calls", "period": period, "pageSize": 5 });
+    let summary = json!({ "period": period, "granularity": "GRANULARITY_HOUR", "topAccounts": 3 });
     vec![
         ("UsageService/ListMeters", json!({})),
         (
@@ -143,6 +145,8 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
             json!({ "accountId": "acct", "quantity": "-1", "reason": "test", "requestedBy": "a test" }),
         ),
         ("UsageService/ForceReport", json!({ "all": true })),
+        ("UsageService/ListUsage", usage_of_all),
+        ("UsageService/GetSummary", summary),
         ("UsageService/ListReports", json!({ "pageSize": 5 })),
         ("UsageService/Reconcile", account.clone()),
         (

@@ -3,6 +3,7 @@
 mod archives;
 mod explained;
 mod limits;
+mod of_all;
 mod records;
 mod totals;
 
