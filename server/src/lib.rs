@@ -85,6 +85,7 @@
 //! | `contract` | the methods and messages as data: JSON, and their description as OpenAPI |
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
+//! | `explanation` | from an increment to its invoice line, and from an invoice line to its increments |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
@@ -136,6 +137,7 @@ pub mod domain;
 mod durable_file;
 mod entity;
 pub mod error;
+mod explanation;
 mod http;
 mod ingest;
 pub mod log;

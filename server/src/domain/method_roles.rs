@@ -12,12 +12,14 @@ const READER: Requirement = Requirement::Role(Role::Reader);
 const ADMIN: Requirement = Requirement::Role(Role::Admin);
 
 /// Every method of every service, by its path. The most frequent ones are first.
-pub const METHODS: [(&str, Requirement); 28] = [
+pub const METHODS: [(&str, Requirement); 30] = [
     ("/usage.v1.UsageService/Increment", WRITER),
     ("/usage.v1.UsageService/IncrementBatch", WRITER),
     ("/usage.v1.UsageService/Get", READER),
     ("/usage.v1.UsageService/ListReports", READER),
     ("/usage.v1.UsageService/Reconcile", READER),
+    ("/usage.v1.UsageService/FindIncrement", READER),
+    ("/usage.v1.UsageService/ExplainInvoice", READER),
     ("/usage.v1.UsageService/ForceReport", ADMIN),
     ("/usage.v1.UsageService/Correct", ADMIN),
     ("/usage.v1.UsageService/ResolveReport", ADMIN),

@@ -108,6 +108,10 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
             (Reason::ReportNotFound, Kind::NotFound)
         }
         ServerError::DifferenceNotFound(_) => (Reason::DifferenceNotFound, Kind::NotFound),
+        ServerError::IncrementNotFound { .. } => (Reason::IncrementNotFound, Kind::NotFound),
+        ServerError::NoBillingPeriod(_) | ServerError::InvoiceNotFound { .. } => {
+            (Reason::InvoiceNotFound, Kind::NotFound)
+        }
         ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
         ServerError::Logged { error, .. } => reason_and_kind_of(error),
     }
@@ -199,6 +203,17 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::ReportNotFound(text()),
         may_be_folded(),
         ServerError::DifferenceNotFound(text()),
+        ServerError::IncrementNotFound {
+            account: text(),
+            key: text(),
+            meter: Some(text()),
+            kept_ms: 1,
+        },
+        ServerError::NoBillingPeriod(text()),
+        ServerError::InvoiceNotFound {
+            invoice: text(),
+            account: Some(text()),
+        },
         ServerError::NotResolvable {
             report: text(),
             state: text(),

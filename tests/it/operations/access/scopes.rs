@@ -30,7 +30,7 @@ enum Class {
 }
 
 /// Every method, in one class.
-const CLASSES: [(&str, Class); 28] = [
+const CLASSES: [(&str, Class); 30] = [
     ("/usage.v1.UsageService/Increment", Class::Meter),
     ("/usage.v1.UsageService/IncrementBatch", Class::Nothing),
     ("/usage.v1.UsageService/Get", Class::Meter),
@@ -40,6 +40,11 @@ const CLASSES: [(&str, Class); 28] = [
     ),
     (
         "/usage.v1.UsageService/Reconcile",
+        Class::Accounts("account_id"),
+    ),
+    ("/usage.v1.UsageService/FindIncrement", Class::Meter),
+    (
+        "/usage.v1.UsageService/ExplainInvoice",
         Class::Accounts("account_id"),
     ),
     (
