@@ -2,6 +2,7 @@
 
 mod admin;
 mod documented;
+mod explanations;
 mod import;
 mod import_bad_lines;
 mod import_cases;
