@@ -124,6 +124,22 @@ fn may_be_folded() -> ServerError {
     }
 }
 
+fn increment_not_found() -> ServerError {
+    ServerError::IncrementNotFound {
+        account: "x".to_owned(),
+        key: "x".to_owned(),
+        meter: Some("x".to_owned()),
+        kept_ms: 1,
+    }
+}
+
+fn invoice_not_found() -> ServerError {
+    ServerError::InvoiceNotFound {
+        invoice: "x".to_owned(),
+        account: Some("x".to_owned()),
+    }
+}
+
 /// The reasons of a wrong field.
 const REFUSALS: [ServerReason; 11] = [
     ServerReason::InvalidField,
@@ -203,17 +219,9 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::ReportNotFound(text()),
         may_be_folded(),
         ServerError::DifferenceNotFound(text()),
-        ServerError::IncrementNotFound {
-            account: text(),
-            key: text(),
-            meter: Some(text()),
-            kept_ms: 1,
-        },
+        increment_not_found(),
         ServerError::NoBillingPeriod(text()),
-        ServerError::InvoiceNotFound {
-            invoice: text(),
-            account: Some(text()),
-        },
+        invoice_not_found(),
         ServerError::NotResolvable {
             report: text(),
             state: text(),

@@ -2,8 +2,8 @@
 
 use chrono::TimeDelta;
 use usage_client::{
-    ChangePlan, Correct, DeleteAccount, ExplainInvoice, InvoiceFinding, PutAccount, Reason,
-    ReportKind, ReportState,
+    ChangePlan, Correct, DeleteAccount, ExplainInvoice, ExplainedReport, InvoiceFinding,
+    PutAccount, Reason, ReportKind, ReportState,
 };
 
 use super::{
@@ -94,15 +94,18 @@ async fn a_billed_unit_is_followed_in_both_directions(mut world: World) {
     assert_eq!(*increment, found.increment);
     let again = find(&world, &increment.key).await.unwrap();
     assert_eq!(again.increment, found.increment);
-    // Each report is one event at Stripe.
-    let events = world.meter_events("cus_acct").await;
     for one in [earlier, later] {
-        let event = events
-            .iter()
-            .find(|event| event.identifier == one.report.identifier);
-        assert_eq!(event.unwrap().value, one.report.quantity);
+        assert_is_one_event(&world, one).await;
     }
     world.finish().await;
+}
+
+/// Asserts that Stripe has a report as one meter event.
+async fn assert_is_one_event(world: &World, one: &ExplainedReport) {
+    let mut events = world.meter_events("cus_acct").await;
+    events.retain(|event| event.identifier == one.report.identifier);
+    let values: Vec<i64> = events.iter().map(|event| event.value).collect();
+    assert_eq!(values, [one.report.quantity]);
 }
 
 async fn usage_of_a_running_period_is_explained_before_its_invoice(mut world: World) {
