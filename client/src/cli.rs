@@ -11,6 +11,8 @@ mod connection;
 mod correct;
 mod doctor;
 mod exit;
+mod explain;
+mod find;
 mod get;
 mod import;
 mod increment;
@@ -120,6 +122,10 @@ enum Command {
     Correct(correct::Arguments),
     /// Compare what was counted, reported, in Stripe's totals and on invoices; exits with 4 on any difference
     Reconcile(reconcile::Arguments),
+    /// Follow a call to its invoice: find the report, the meter event and the invoice lines of an idempotency key
+    Find(find::Arguments),
+    /// Follow an invoice to the calls: its lines, their reports, and the increments behind them
+    Explain(explain::Arguments),
     /// List accounts, show one, link it, change its plan, cancel it
     #[command(visible_alias = "account")]
     Accounts(accounts::Arguments),
@@ -196,6 +202,8 @@ async fn execute(cli: Cli, sources: Sources, streams: &mut Streams<'_>) -> Resul
         Command::Resolve(arguments) => resolve::run(&client, arguments, streams).await,
         Command::Correct(arguments) => correct::run(&client, arguments, streams).await,
         Command::Reconcile(arguments) => reconcile::run(&client, arguments, streams).await,
+        Command::Find(arguments) => find::run(&client, arguments, streams).await,
+        Command::Explain(arguments) => explain::run(&client, arguments, streams).await,
         Command::Keys(arguments) => keys::run(&client, arguments, streams).await,
         Command::Audit(arguments) => audit::run(&client, arguments, streams).await,
         Command::Runs(arguments) => runs::run(&client, arguments, streams).await,

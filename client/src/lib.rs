@@ -20,6 +20,7 @@ mod deletion;
 mod difference;
 mod doctor;
 mod error;
+mod explanation;
 mod increment;
 #[cfg(feature = "tower")]
 mod layer;
@@ -60,6 +61,10 @@ pub use deletion::{
 pub use difference::{AcknowledgeDifference, AcknowledgedDifference, DifferenceAcknowledgement};
 pub use doctor::{Diagnosis, Finding, ServerSetting, Severity};
 pub use error::{Error, ErrorKind, FieldViolation};
+pub use explanation::{
+    CountedIncrement, ExplainInvoice, ExplainedLine, ExplainedReport, FindIncrement,
+    FoundIncrement, InvoiceExplanation, InvoiceLine,
+};
 pub use increment::{Counted, Increment};
 #[cfg(feature = "tower")]
 pub use layer::{After, Charge, Counting, Decide, HttpSuccess, UsageLayer, UsageService};

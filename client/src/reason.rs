@@ -67,6 +67,10 @@ pub enum Reason {
     ReportNotFound,
     /// The account has no such difference with its invoices, or it has changed.
     DifferenceNotFound,
+    /// No increment of the account has this idempotency key: it was not counted, or is no longer kept.
+    IncrementNotFound,
+    /// No billing period of the account is known at this time, or no line of this invoice.
+    InvoiceNotFound,
     /// The report needs no decision, was resolved with another action, or cannot be billed as requested.
     NotResolvable,
     /// The deadline passed in the server. The call may have taken effect.
@@ -131,7 +135,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 43] = [
+static KNOWN: [(ErrorReason, Reason); 45] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -169,6 +173,8 @@ static KNOWN: [(ErrorReason, Reason); 43] = [
     (ErrorReason::BelowZero, Reason::BelowZero),
     (ErrorReason::ReportNotFound, Reason::ReportNotFound),
     (ErrorReason::DifferenceNotFound, Reason::DifferenceNotFound),
+    (ErrorReason::IncrementNotFound, Reason::IncrementNotFound),
+    (ErrorReason::InvoiceNotFound, Reason::InvoiceNotFound),
     (ErrorReason::NotResolvable, Reason::NotResolvable),
     (ErrorReason::DeadlineExceeded, Reason::DeadlineExceeded),
     (ErrorReason::MalformedMessage, Reason::MalformedMessage),

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::{
     database_error::is_transient,
     domain::{
+        DAY_MS, Millis,
         access::Denial,
         account_deletion::Obstacle,
         clock_check::Doubt,
@@ -92,6 +93,38 @@ pub enum Error {
     /// There is no such difference with invoices, or it has changed.
     #[error("difference {} not found, or it has changed; reconcile again", quoted(.0))]
     DifferenceNotFound(String),
+    /// No increment has this idempotency key.
+    #[error(
+        "no increment of account {account:?} with the idempotency key {}{} is stored: it was not counted, or its key is no longer kept; keys are kept for {} days",
+        quoted(.key),
+        meter.as_ref().map(|meter| format!(" and the meter {meter:?}")).unwrap_or_default(),
+        .kept_ms.div_euclid(DAY_MS)
+    )]
+    IncrementNotFound {
+        /// The account.
+        account: String,
+        /// The key.
+        key: String,
+        /// The meter, if one was given.
+        meter: Option<String>,
+        /// How long keys are kept.
+        kept_ms: Millis,
+    },
+    /// No billing period of an account is known.
+    #[error("no billing period of account {0:?} is known at this time")]
+    NoBillingPeriod(String),
+    /// No line of an invoice is known.
+    #[error(
+        "no line of invoice {} is known{}: it charges no usage, or was not read from Stripe yet, which is done an hour after the end of its billing period",
+        quoted(.invoice),
+        account.as_ref().map(|account| format!(" for account {account:?}")).unwrap_or_default()
+    )]
+    InvoiceNotFound {
+        /// The invoice.
+        invoice: String,
+        /// The account, if one was given.
+        account: Option<String>,
+    },
     /// The report's state allows no decision.
     #[error(
         "report {report} is {state}{}; a decision needs a report that is missing, rejected, customer_deleted, unknown or too_late",

@@ -88,6 +88,7 @@
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
 //! | `usage_of_all` | the answers of `ListUsage` and `GetSummary`; `read_turns` limits how many are read at a time |
+//! | `explanation` | from an increment to its invoice line, and from an invoice line to its increments |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
@@ -140,6 +141,7 @@ pub mod domain;
 mod durable_file;
 mod entity;
 pub mod error;
+mod explanation;
 mod http;
 mod ingest;
 pub mod log;

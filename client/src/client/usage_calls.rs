@@ -3,9 +3,10 @@
 use super::UsageClient;
 use crate::{
     AcknowledgeDifference, AcknowledgedDifference, Batch, BatchOutcome, Correct, Corrected,
-    Counted, Error, ForceReport, Get, GetCall, GetSummary, Increment, IncrementCall, ListReports,
-    ListUsage, Meter, Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun,
-    ResolveReport, Resolved, Summary, Usage, UsagePage,
+    Counted, Error, ExplainInvoice, FindIncrement, ForceReport, FoundIncrement, Get, GetCall,
+    GetSummary, Increment, IncrementCall, InvoiceExplanation, ListReports, ListUsage, Meter,
+    Reconcile, ReconcilePage, RecorderBuilder, ReportPage, ReportRun, ResolveReport, Resolved,
+    Summary, Usage, UsagePage,
     retry::{Repeatable, call_with_retry},
 };
 
@@ -251,6 +252,66 @@ impl UsageClient {
             |mut usage, request| async move { usage.reconcile(request).await },
         );
         ReconcilePage::from_wire(response.await?)
+    }
+
+    /// Follows a call to its invoice: finds the increment of an idempotency key, its report and meter event, and the lines
+    /// of the invoices of its billing period.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound): no such key was counted, or it is no longer kept. Or the call fails.
+    pub async fn find_increment(&self, find: FindIncrement) -> Result<FoundIncrement, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            find.into_wire(),
+            |mut usage, request| async move { usage.find_increment(request).await },
+        );
+        FoundIncrement::from_wire(response.await?)
+    }
+
+    /// Follows an invoice back to the calls: a page of its lines, with their reports and the increments behind them as long
+    /// as their keys are kept.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound): no billing period of the account is known then, or no line of the invoice.
+    /// Or the call fails.
+    pub async fn explain_invoice(
+        &self,
+        explain: ExplainInvoice,
+    ) -> Result<InvoiceExplanation, Error> {
+        let response = self.unary(
+            &self.usage,
+            Repeatable::Always,
+            explain.into_wire()?,
+            |mut usage, request| async move { usage.explain_invoice(request).await },
+        );
+        InvoiceExplanation::from_wire(response.await?)
+    }
+
+    /// The same with as many calls as it takes, until at least `max_increments` were read. The pages are put together; if
+    /// there are more, the result's token continues after them. The deadline applies to each page.
+    ///
+    /// # Errors
+    /// As for [`explain_invoice`](Self::explain_invoice).
+    pub async fn explain_whole_invoice(
+        &self,
+        explain: ExplainInvoice,
+        max_increments: usize,
+    ) -> Result<InvoiceExplanation, Error> {
+        let mut all = self.explain_invoice(explain.clone()).await?;
+        while let Some(token) = all.next_page_token.clone() {
+            if all.increments() >= max_increments {
+                break;
+            }
+            let page = explain.clone().page_token(token.clone());
+            let page = self.explain_invoice(page).await?;
+            // A server that does not get on would be called forever.
+            if page.next_page_token.as_ref() == Some(&token) {
+                return Err(Error::malformed("a page of an explanation leads to itself"));
+            }
+            all.append(page);
+        }
+        Ok(all)
     }
 
     /// The meters that the server counts; with a key that is limited to meters, those.

@@ -226,6 +226,14 @@ async fn create_indexes_of_periods(manager: &SchemaManager<'_>) -> Result<(), Db
         .col(P::CompareFailingSince)
         .and_where(Expr::col(P::CompareFailingSince).is_not_null())
         .to_owned();
+    // An invoice is looked up without its account.
+    let by_invoice = Index::create()
+        .name("billing_periods_by_invoice")
+        .table(P::Table)
+        .col(P::Invoice)
+        .and_where(Expr::col(P::Invoice).is_not_null())
+        .to_owned();
+    manager.create_index(by_invoice).await?;
     manager.create_index(never_compared).await?;
     manager.create_index(compared_again).await?;
     manager.create_index(failing).await

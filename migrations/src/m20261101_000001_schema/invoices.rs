@@ -95,6 +95,16 @@ async fn create_lines(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(L::PeriodStart)
                 .to_owned(),
         )
+        .await?;
+    // An invoice is looked up without its account too.
+    manager
+        .create_index(
+            Index::create()
+                .name("invoice_lines_by_invoice")
+                .table(L::Table)
+                .col(L::Invoice)
+                .to_owned(),
+        )
         .await
 }
 

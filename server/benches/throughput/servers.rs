@@ -290,6 +290,20 @@ impl UsageService for Reference {
         Err(Status::unimplemented("not measured"))
     }
 
+    async fn find_increment(
+        &self,
+        _: Request<v1::FindIncrementRequest>,
+    ) -> Result<Response<v1::FindIncrementResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
+    async fn explain_invoice(
+        &self,
+        _: Request<v1::ExplainInvoiceRequest>,
+    ) -> Result<Response<v1::ExplainInvoiceResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
     type ForceReportStream = Empty<Result<v1::ForceReportResponse, Status>>;
 
     async fn force_report(

@@ -158,6 +158,8 @@ mod tests {
                 "/usage.v1.AccountService/ListAccounts",
                 "/usage.v1.OperationsService/Doctor",
                 "/usage.v1.OperationsService/ListRuns",
+                "/usage.v1.UsageService/ExplainInvoice",
+                "/usage.v1.UsageService/FindIncrement",
                 "/usage.v1.UsageService/Get",
                 "/usage.v1.UsageService/GetSummary",
                 "/usage.v1.UsageService/ListMeters",

@@ -114,6 +114,27 @@ pub struct InvoiceLine {
     pub is_flat_fee: bool,
 }
 
+/// A line of an invoice that charges the usage of a billing period, as it was last read from Stripe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLine {
+    /// `in_...`
+    pub invoice: String,
+    /// `il_...`
+    pub line: String,
+    /// The invoice's status.
+    pub status: InvoiceStatus,
+    /// `price_...`
+    pub price: Option<String>,
+    /// The time that it charges.
+    pub period: Interval,
+    /// The units; `None` if they are absent or no whole number.
+    pub quantity: Option<i64>,
+    /// In the smallest unit of the currency.
+    pub amount: i64,
+    /// Three letters.
+    pub currency: String,
+}
+
 impl InvoiceLine {
     /// Whether it has the item and the price of a period. The usage of an item that was removed may have no item.
     fn is_like(&self, period: &BillingPeriod) -> bool {

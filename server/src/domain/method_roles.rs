@@ -20,6 +20,8 @@ pub const METHODS: [(&str, Requirement); 30] = [
     ("/usage.v1.UsageService/GetSummary", READER),
     ("/usage.v1.UsageService/ListReports", READER),
     ("/usage.v1.UsageService/Reconcile", READER),
+    ("/usage.v1.UsageService/FindIncrement", READER),
+    ("/usage.v1.UsageService/ExplainInvoice", READER),
     ("/usage.v1.UsageService/ForceReport", ADMIN),
     ("/usage.v1.UsageService/Correct", ADMIN),
     ("/usage.v1.UsageService/ResolveReport", ADMIN),

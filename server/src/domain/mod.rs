@@ -30,6 +30,8 @@ pub mod invoice_cycle;
 pub mod invoice_deadline;
 pub mod invoice_draft;
 pub mod invoice_line;
+pub mod kept_increment;
+pub mod key_search;
 pub mod late_usage;
 pub mod meter;
 pub mod method_roles;

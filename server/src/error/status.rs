@@ -35,6 +35,8 @@ impl Error {
             Self::BelowZero { .. } => "BELOW_ZERO",
             Self::ReportNotFound(_) | Self::ReportMayBeFolded { .. } => "REPORT_NOT_FOUND",
             Self::DifferenceNotFound(_) => "DIFFERENCE_NOT_FOUND",
+            Self::IncrementNotFound { .. } => "INCREMENT_NOT_FOUND",
+            Self::NoBillingPeriod(_) | Self::InvoiceNotFound { .. } => "INVOICE_NOT_FOUND",
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
@@ -79,6 +81,9 @@ impl Error {
             | Self::ReportNotFound(_)
             | Self::ReportMayBeFolded { .. }
             | Self::DifferenceNotFound(_)
+            | Self::IncrementNotFound { .. }
+            | Self::NoBillingPeriod(_)
+            | Self::InvoiceNotFound { .. }
             | Self::ApiKeyNotFound(_) => Code::NotFound,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::PermissionDenied(_) => Code::PermissionDenied,

@@ -8,6 +8,7 @@ pub(crate) mod actor;
 mod audit_json;
 pub(crate) mod auditor;
 mod counting;
+mod explanations;
 pub(crate) mod health_service;
 pub(crate) mod operations_service;
 pub(crate) mod page_token;
@@ -17,6 +18,7 @@ mod usage_of_all;
 pub(crate) mod usage_service;
 mod wire;
 mod wire_account;
+mod wire_explanation;
 pub(crate) mod wire_reconciliation;
 
 pub(crate) use account_service::accounts_from;

@@ -293,6 +293,20 @@ impl UsageService for UsageRpc {
         }))
     }
 
+    async fn find_increment(
+        &self,
+        request: Request<v1::FindIncrementRequest>,
+    ) -> std::result::Result<Response<v1::FindIncrementResponse>, Status> {
+        self.find(request).await
+    }
+
+    async fn explain_invoice(
+        &self,
+        request: Request<v1::ExplainInvoiceRequest>,
+    ) -> std::result::Result<Response<v1::ExplainInvoiceResponse>, Status> {
+        self.explain(request).await
+    }
+
     type ForceReportStream = ReportStream;
 
     async fn force_report(
@@ -304,7 +318,7 @@ impl UsageService for UsageRpc {
 }
 
 /// Whether a caller may list what is about an account; an empty one means all.
-fn check_filter(caller: &Caller, account: &str) -> Result<()> {
+pub(super) fn check_filter(caller: &Caller, account: &str) -> Result<()> {
     Ok(if account.is_empty() {
         caller.check_everything()
     } else {

@@ -36,9 +36,13 @@ pub(super) fn query(request: &v1::ReconcileRequest) -> Result<ReconciliationQuer
     if let Some(account) = &account_id {
         AccountId::parse(account)?;
     }
-    let period = request
-        .period
-        .as_ref()
+    let period = period_of(request.period.as_ref())?;
+    Ok(ReconciliationQuery { account_id, period })
+}
+
+/// The period of a request, with the limit of its length.
+pub(super) fn period_of(period: Option<&v1::Period>) -> Result<Option<Interval>> {
+    let period = period
         .map(|period| wire::interval("period", period))
         .transpose()?;
     if let Some(period) = period
@@ -55,7 +59,7 @@ pub(super) fn query(request: &v1::ReconcileRequest) -> Result<ReconciliationQuer
         )
         .into());
     }
-    Ok(ReconciliationQuery { account_id, period })
+    Ok(period)
 }
 
 /// The page size of a request, in accounts; 0 means the default.

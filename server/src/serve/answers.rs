@@ -61,6 +61,8 @@ const READS: [&str; 15] = [
     "/usage.v1.UsageService/GetSummary",
     "/usage.v1.UsageService/ListReports",
     "/usage.v1.UsageService/Reconcile",
+    "/usage.v1.UsageService/FindIncrement",
+    "/usage.v1.UsageService/ExplainInvoice",
     "/usage.v1.AccountService/GetAccount",
     "/usage.v1.AccountService/ListAccounts",
     "/usage.v1.AccountService/ExportAccount",

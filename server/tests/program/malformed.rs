@@ -21,12 +21,14 @@ const PARALLEL: usize = 64;
 const SEED: u64 = 20_261_129;
 /// What the process may keep of all of them. A new process grows by some megabytes in any case.
 const MAX_GROWTH: u64 = 128 * 1024 * 1024;
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 11] = [
     "/usage.v1.UsageService/Increment",
     "/usage.v1.UsageService/IncrementBatch",
     "/usage.v1.UsageService/Get",
     "/usage.v1.UsageService/ListReports",
     "/usage.v1.UsageService/Reconcile",
+    "/usage.v1.UsageService/FindIncrement",
+    "/usage.v1.UsageService/ExplainInvoice",
     "/usage.v1.AccountService/PutAccount",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

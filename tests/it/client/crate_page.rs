@@ -10,9 +10,9 @@ use std::{
 use chrono::{TimeZone as _, Utc};
 use fake_stripe::NewSubscription;
 use usage_client::{
-    Batch, Charge, Correct, Counted, Error, ForceReport, Granularity, Increment, ListReports,
-    PutAccount, Reconcile, Recorder, ReportEvent, ReportState, ResolveAction, ResolveReport,
-    UsageClient, UsageLayer,
+    Batch, Charge, Correct, Counted, Error, ExplainInvoice, FindIncrement, ForceReport,
+    Granularity, Increment, ListReports, PutAccount, Reconcile, Recorder, ReportEvent, ReportState,
+    ResolveAction, ResolveReport, UsageClient, UsageLayer,
 };
 
 use crate::support::world::{
@@ -74,6 +74,7 @@ async fn every_snippet_of_the_crate_page_works(mut world: World) {
 
     world.count("acct_42", 1_200, hours_ago(1)).await;
     correct(client.clone()).await.unwrap();
+    explain(client.clone()).await.unwrap();
     assert_eq!(world.usage_of("acct_42", "api_calls").await.0, 1);
     world.finish().await;
 }
@@ -285,6 +286,33 @@ async fn correct(client: UsageClient) -> Result<(), Error> {
         println!("{} {} {:?}", row.counted, row.reported, row.stripe_total);
         for invoiced in row.invoices {
             println!("{:?}: {:?} invoiced", invoiced.finding, invoiced.invoiced);
+        }
+    }
+    Ok(())
+}
+
+async fn explain(client: UsageClient) -> Result<(), Error> {
+    let call = FindIncrement::new("acct_42", "request-1");
+    let found = client.find_increment(call).await?;
+    if let Some(report) = &found.report {
+        println!(
+            "{} is in {}, {}",
+            found.increment.quantity, report.identifier, report.state
+        );
+    }
+
+    let current = ExplainInvoice::of_account("acct_42");
+    for line in client.explain_whole_invoice(current, 10_000).await?.lines {
+        println!("{} {} {:?}", line.meter, line.reported, line.invoiced);
+        for part in line
+            .reports
+            .iter()
+            .filter(|part| part.without_key != Some(0))
+        {
+            println!(
+                "{} has {:?} without a key",
+                part.report.id, part.without_key
+            );
         }
     }
     Ok(())

@@ -109,6 +109,10 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
             (Reason::ReportNotFound, Kind::NotFound)
         }
         ServerError::DifferenceNotFound(_) => (Reason::DifferenceNotFound, Kind::NotFound),
+        ServerError::IncrementNotFound { .. } => (Reason::IncrementNotFound, Kind::NotFound),
+        ServerError::NoBillingPeriod(_) | ServerError::InvoiceNotFound { .. } => {
+            (Reason::InvoiceNotFound, Kind::NotFound)
+        }
         ServerError::NotResolvable { .. } => (Reason::NotResolvable, Kind::Precondition),
         ServerError::Logged { error, .. } => reason_and_kind_of(error),
     }
@@ -118,6 +122,22 @@ fn may_be_folded() -> ServerError {
     ServerError::ReportMayBeFolded {
         report: "x".to_owned(),
         archives: vec!["x".to_owned()],
+    }
+}
+
+fn increment_not_found() -> ServerError {
+    ServerError::IncrementNotFound {
+        account: "x".to_owned(),
+        key: "x".to_owned(),
+        meter: Some("x".to_owned()),
+        kept_ms: 1,
+    }
+}
+
+fn invoice_not_found() -> ServerError {
+    ServerError::InvoiceNotFound {
+        invoice: "x".to_owned(),
+        account: Some("x".to_owned()),
     }
 }
 
@@ -201,6 +221,9 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::ReportNotFound(text()),
         may_be_folded(),
         ServerError::DifferenceNotFound(text()),
+        increment_not_found(),
+        ServerError::NoBillingPeriod(text()),
+        invoice_not_found(),
         ServerError::NotResolvable {
             report: text(),
             state: text(),

@@ -4,6 +4,7 @@ mod corrections;
 mod database_copies;
 mod delivery;
 mod delivery_check;
+mod explanations;
 mod failed_adoptions;
 mod folding;
 mod forced_runs;

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 73] = [
+const TESTS: [(&str, &str); 77] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -99,6 +99,22 @@ const TESTS: [(&str, &str); 73] = [
     (
         "reporting::delivery_check",
         "an_event_proven_lost_is_sent_again_once",
+    ),
+    (
+        "reporting::explanations::increments",
+        "an_increment_that_was_divided_names_the_other_reports",
+    ),
+    (
+        "reporting::explanations::invoices",
+        "a_billed_unit_is_followed_in_both_directions",
+    ),
+    (
+        "reporting::explanations::invoices",
+        "usage_of_a_running_period_is_explained_before_its_invoice",
+    ),
+    (
+        "reporting::explanations::pages",
+        "each_increment_is_on_one_page",
     ),
     (
         "reporting::folding::explained",

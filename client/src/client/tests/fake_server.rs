@@ -101,6 +101,20 @@ impl UsageService for FakeServer {
         Err(Status::unimplemented(""))
     }
 
+    async fn find_increment(
+        &self,
+        _: Request<proto::FindIncrementRequest>,
+    ) -> Result<Response<proto::FindIncrementResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn explain_invoice(
+        &self,
+        _: Request<proto::ExplainInvoiceRequest>,
+    ) -> Result<Response<proto::ExplainInvoiceResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn resolve_report(
         &self,
         _: Request<proto::ResolveReportRequest>,

@@ -179,7 +179,10 @@ impl Store {
         Ok(comparisons)
     }
 
-    async fn with_invoices(&self, row: invoice_comparison::Model) -> Result<PeriodComparison> {
+    pub(super) async fn with_invoices(
+        &self,
+        row: invoice_comparison::Model,
+    ) -> Result<PeriodComparison> {
         use invoice_line::Column as L;
         let lines = invoice_line::Entity::find()
             .filter(L::AccountId.eq(&row.account_id))

@@ -3,6 +3,7 @@
 mod admin;
 mod all_accounts;
 mod documented;
+mod explanations;
 mod import;
 mod import_bad_lines;
 mod import_cases;

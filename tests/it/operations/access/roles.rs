@@ -132,6 +132,8 @@ fn all_that_is_not_named_here_is_for_admins() {
             "/usage.v1.UsageService/GetSummary",
             "/usage.v1.UsageService/ListReports",
             "/usage.v1.UsageService/Reconcile",
+            "/usage.v1.UsageService/FindIncrement",
+            "/usage.v1.UsageService/ExplainInvoice",
             "/usage.v1.AccountService/GetAccount",
             "/usage.v1.AccountService/ListAccounts",
             "/usage.v1.OperationsService/Doctor",

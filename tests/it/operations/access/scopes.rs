@@ -46,6 +46,11 @@ const CLASSES: [(&str, Class); 30] = [
         "/usage.v1.UsageService/Reconcile",
         Class::Accounts("account_id"),
     ),
+    ("/usage.v1.UsageService/FindIncrement", Class::Meter),
+    (
+        "/usage.v1.UsageService/ExplainInvoice",
+        Class::Accounts("account_id"),
+    ),
     (
         "/usage.v1.UsageService/ForceReport",
         Class::Accounts("account_ids"),

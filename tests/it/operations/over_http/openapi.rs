@@ -130,7 +130,7 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
         ("UsageService/ListMeters", json!({})),
         (
             "UsageService/Increment",
-            json!({ "accountId": "acct", "quantity": "7", "timestamp": hour }),
+            json!({ "accountId": "acct", "quantity": "7", "timestamp": hour, "idempotencyKey": "key" }),
         ),
         (
             "UsageService/IncrementBatch",
@@ -149,6 +149,11 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
         ("UsageService/GetSummary", summary),
         ("UsageService/ListReports", json!({ "pageSize": 5 })),
         ("UsageService/Reconcile", account.clone()),
+        (
+            "UsageService/FindIncrement",
+            json!({ "accountId": "acct", "idempotencyKey": "key" }),
+        ),
+        ("UsageService/ExplainInvoice", account.clone()),
         (
             "UsageService/ResolveReport",
             json!({ "accountId": "acct", "reportId": report, "action": "RESOLVE_ACTION_WRITE_OFF", "reason": "test" }),

@@ -1,12 +1,16 @@
 //! What is shown and compared before and after reports are folded.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::InvoiceSnapshot;
-use usage_client::{Correct, Get, Granularity, MeterUsage, PutAccount, Reason, Reconcile};
+use tempfile::TempDir;
+use usage_client::{
+    Correct, ExplainInvoice, Get, Granularity, MeterUsage, PutAccount, Reason, Reconcile,
+    ReportState,
+};
 
 use super::{
-    AGE, COUNTED, begin, files, fold_in_a_folder, ledger, let_pass, use_and_close, verified,
-    with_stripe,
+    AGE, COUNTED, begin, files, fold_in_a_folder, ledger, let_pass, name_of, use_and_close,
+    verified, with_stripe,
 };
 use crate::support::world::{World, at, billing::BASIC, on_both_engines};
 
@@ -89,6 +93,34 @@ async fn reconciled(world: &World) -> Vec<usage_client::ReconciledUsage> {
     rows
 }
 
+/// Asserts that the line of the period that ends at a time consists of folded reports, which name their archive.
+async fn assert_explained(world: &World, folder: &TempDir, end: DateTime<Utc>) {
+    let period = ExplainInvoice::of_account("acct").period(end - TimeDelta::hours(1), end);
+    let explained = world.client().explain_invoice(period).await.unwrap();
+    assert_eq!(explained.next_page_token, None);
+    let [line] = explained.lines.as_slice() else {
+        panic!("{explained:#?}");
+    };
+    assert_eq!((line.reported, line.invoiced), (120, Some(120)));
+    let folded: Vec<(i64, i64, Option<i64>)> = line
+        .reports
+        .iter()
+        .map(|row| (row.folded, row.report.quantity, row.without_key))
+        .collect();
+    assert_eq!(folded, [(3, 115, Some(115)), (1, 5, Some(5))]);
+    let name = name_of(&files(folder.path())[0]);
+    for row in &line.reports {
+        let archive = row.archive.as_ref().unwrap();
+        assert_eq!(
+            (&archive.file, archive.quantity),
+            (&name, row.report.quantity)
+        );
+        assert_eq!(archive.sha256.len(), 64);
+        assert!(row.increments.is_empty() && row.report.identifier.is_empty());
+        assert_eq!(row.report.state, ReportState::Invoiced);
+    }
+}
+
 async fn folded_usage_is_reconciled_as_before(mut world: World) {
     const START: &str = "2027-03-10T13:12:34Z";
     const END: &str = "2027-04-10T13:12:34Z";
@@ -122,6 +154,7 @@ async fn folded_usage_is_reconciled_as_before(mut world: World) {
     assert_eq!(ledger(&world).await, totals);
     let (is_well, printed) = verified(&world, folder.path()).await;
     assert!(is_well, "{printed}");
+    assert_explained(&world, &folder, at(END)).await;
     with_stripe(&mut world).await;
     // Compared with its invoices once more, it is equal as before.
     world.wait_until_compared().await;

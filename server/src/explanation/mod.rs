@@ -1,0 +1,309 @@
+//! Follows an increment to its invoice line, and an invoice line back to its increments. It reads what is stored, and does
+//! not query Stripe.
+//!
+//! An idempotency key names the report that its increment was added to, so the way from a key is exact. The way back is a
+//! search through all keys, because an index of them by report would make counting slower: see `domain/key_search.rs`.
+
+mod increments;
+mod lines;
+mod place;
+
+use uuid::Uuid;
+
+use self::{
+    increments::{Chunk, Entry},
+    lines::{Lines, not_found, order_of, periods_of},
+    place::{LineKey, MAX_REPORTS, Position, Search},
+};
+pub(crate) use self::{lines::Line, place::Place};
+use crate::{
+    domain::{
+        Millis,
+        account_id::AccountId,
+        billed_usage::BilledUsage,
+        billing_period::BillingPeriod,
+        kept_increment::{KeptIncrement, divided_with},
+        report::Report,
+        stored_key::stored_key,
+        window::Interval,
+    },
+    error::{Error, Result},
+    store::{Store, cleanup::KEYS_KEPT_MS, explanations::FoldedRow},
+};
+
+/// How often reports are read again that were folded between two queries.
+const MAX_READS: usize = 3;
+
+/// Which lines are explained, and how far.
+#[derive(Clone, Debug)]
+pub(crate) struct ExplainQuery {
+    /// Absent only with an invoice.
+    pub(crate) account_id: Option<AccountId>,
+    /// Every billing period that overlaps it; absent means now.
+    pub(crate) period: Option<Interval>,
+    /// `in_...`
+    pub(crate) invoice: Option<String>,
+    /// Only this report.
+    pub(crate) report_id: Option<Uuid>,
+    /// Whether increments are searched for.
+    pub(crate) with_increments: bool,
+}
+
+/// A report of a line, or the row that several were folded into.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Report(Report),
+    Folded(FoldedRow),
+}
+
+impl Source {
+    fn quantity(&self) -> i64 {
+        match self {
+            Self::Report(report) => report.quantity,
+            Self::Folded(folded) => folded.row.quantity,
+        }
+    }
+}
+
+/// A report, and those of its increments that are on a page.
+#[derive(Clone, Debug)]
+pub(crate) struct ExplainedReport {
+    pub(crate) source: Source,
+    pub(crate) increments: Vec<KeptIncrement>,
+    /// The sum of its increments on this page and the pages before.
+    pub(crate) with_key: i64,
+    /// The rest of its quantity, once no increment follows.
+    pub(crate) without_key: Option<i64>,
+}
+
+/// A page of an explanation.
+#[derive(Clone, Debug)]
+pub(crate) struct ExplanationPage {
+    pub(crate) lines: Vec<Line>,
+    pub(crate) next: Option<Place>,
+}
+
+/// An increment, and the way to its invoice.
+#[derive(Clone, Debug)]
+pub(crate) struct FoundIncrement {
+    pub(crate) increment: KeptIncrement,
+    pub(crate) report: Option<Report>,
+    /// Other reports that may contain a part of it.
+    pub(crate) divided_with: Vec<Uuid>,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// Finds the increment that a key counted.
+pub(crate) async fn find_increment(
+    store: &Store,
+    account_id: &AccountId,
+    key: &str,
+    meter: Option<&str>,
+) -> Result<FoundIncrement> {
+    let increment = store
+        .find_increment(account_id, stored_key(account_id, key))
+        .await?
+        .filter(|found| meter.is_none_or(|meter| meter == found.meter))
+        .ok_or_else(|| Error::IncrementNotFound {
+            account: account_id.to_string(),
+            key: key.to_owned(),
+            meter: meter.map(str::to_owned),
+            kept_ms: KEYS_KEPT_MS,
+        })?;
+    let reports = store
+        .find_reports(account_id, &[increment.report_id])
+        .await?;
+    let report = reports.into_values().next();
+    let (mut divided, mut lines) = (Vec::new(), Vec::new());
+    if let Some(report) = &report {
+        let of_window = store
+            .reports_of_window(account_id, &report.meter, report.window_start)
+            .await?;
+        let others = divided_with(&increment, report, &of_window);
+        divided = others.into_iter().map(|other| other.id).collect();
+        lines = lines_of_report(store, report).await?;
+    }
+    Ok(FoundIncrement {
+        increment,
+        report,
+        divided_with: divided,
+        lines,
+    })
+}
+
+/// The lines that charge a report.
+async fn lines_of_report(store: &Store, report: &Report) -> Result<Vec<Line>> {
+    let at = BilledUsage::of(report).billed_at_stripe();
+    let time = Interval {
+        start: at,
+        end: at.saturating_add(1),
+    };
+    let mut periods = store.metered_periods(&report.account_id, time).await?;
+    periods.retain(|period| period.meter.as_ref() == Some(&report.meter));
+    periods.sort_by_cached_key(LineKey::of);
+    let mut reader = Lines::of(store);
+    let mut lines = Vec::new();
+    for period in periods {
+        let (line, figures) = reader.read(period).await?;
+        if figures.iter().any(|figure| figure.id == report.id) {
+            lines.push(line);
+        }
+    }
+    Ok(lines)
+}
+
+/// A page of an explanation, with a limited number of increments.
+pub(crate) async fn explain(
+    store: &Store,
+    query: &ExplainQuery,
+    place: Option<Place>,
+    limit: usize,
+    now: Millis,
+) -> Result<ExplanationPage> {
+    let is_first = place.is_none();
+    let place = place.unwrap_or_else(|| {
+        Place::first(query.period.unwrap_or(Interval {
+            start: now,
+            end: now.saturating_add(1),
+        }))
+    });
+    let periods = periods_of(store, query, place.time()).await?;
+    if is_first && periods.is_empty() {
+        return Err(not_found(query));
+    }
+    let mut chunk = match (&place.search, &place.next) {
+        (Some(search), next) => go_on(store, periods, search, next.clone()).await?,
+        (None, Some(from)) => begin(store, query, periods, from, limit, now).await?,
+        (None, None) => Chunk::default(),
+    };
+    if is_first && query.report_id.is_some() && chunk.entries.is_empty() {
+        let id = query.report_id.unwrap_or_default();
+        return Err(Error::ReportNotFound(id.to_string()));
+    }
+    if query.with_increments {
+        chunk.search(store, limit).await?;
+    } else {
+        chunk.goes_on = None;
+    }
+    let next = place.after(chunk.next.take(), chunk.unfinished());
+    Ok(ExplanationPage {
+        lines: chunk.into_lines(place.search.is_some(), query.with_increments),
+        next,
+    })
+}
+
+/// The next reports of the lines after a place.
+async fn begin(
+    store: &Store,
+    query: &ExplainQuery,
+    periods: Vec<BillingPeriod>,
+    from: &Position,
+    limit: usize,
+    now: Millis,
+) -> Result<Chunk> {
+    for _ in 1..MAX_READS {
+        let chunk = choose(store, query, &periods, from, limit, now).await?;
+        if !chunk.lacks_reports {
+            return Ok(chunk);
+        }
+    }
+    choose(store, query, &periods, from, limit, now).await
+}
+
+async fn choose(
+    store: &Store,
+    query: &ExplainQuery,
+    periods: &[BillingPeriod],
+    from: &Position,
+    limit: usize,
+    now: Millis,
+) -> Result<Chunk> {
+    let limit = limit.min(MAX_REPORTS);
+    let mut reader = Lines::of(store);
+    let mut chunk = Chunk::default();
+    let mut chosen = Vec::new();
+    for period in periods {
+        let key = LineKey::of(period);
+        if key < from.line {
+            continue;
+        }
+        let is_other_account = chunk
+            .lines
+            .first()
+            .is_some_and(|(first, _)| first.0 != key.0);
+        if chosen.len() >= limit || chunk.lines.len() >= MAX_REPORTS || is_other_account {
+            chunk.next = Some(Position {
+                line: key,
+                after: None,
+            });
+            break;
+        }
+        let (line, mut figures) = reader.read(period.clone()).await?;
+        if let Some(id) = query.report_id {
+            figures.retain(|figure| figure.id == id);
+        }
+        let after = from.after.filter(|_| key == from.line);
+        figures.retain(|figure| after.is_none_or(|after| order_of(figure) > after));
+        if figures.is_empty() && (after.is_some() || query.report_id.is_some()) {
+            continue;
+        }
+        let left = limit.saturating_sub(chosen.len());
+        let has_more = figures.len() > left;
+        figures.truncate(left);
+        if let Some(last) = figures.last().filter(|_| has_more) {
+            chunk.next = Some(Position {
+                line: key.clone(),
+                after: Some(order_of(last)),
+            });
+        }
+        let number = chunk.lines.len();
+        chosen.extend(figures.into_iter().map(|figure| (number, figure)));
+        chunk.lines.push((key, line));
+        if has_more {
+            break;
+        }
+    }
+    chunk.add(store, &chosen, now).await?;
+    Ok(chunk)
+}
+
+/// The reports of a search that goes on.
+async fn go_on(
+    store: &Store,
+    periods: Vec<BillingPeriod>,
+    search: &Search,
+    next: Option<Position>,
+) -> Result<Chunk> {
+    let mut reader = Lines::of(store);
+    let mut chunk = Chunk {
+        next,
+        goes_on: Some(search.clone()),
+        ..Chunk::default()
+    };
+    let mut numbers = vec![None; search.lines.len()];
+    for period in periods {
+        let key = LineKey::of(&period);
+        if let Some(at) = search.lines.iter().position(|own| *own == key)
+            && let Some(number) = numbers.get_mut(at)
+        {
+            *number = Some(chunk.lines.len());
+            chunk.lines.push((key, reader.read(period).await?.0));
+        }
+    }
+    let Some(account) = chunk.account() else {
+        return Ok(chunk);
+    };
+    let ids: Vec<Uuid> = search.reports.iter().map(|(_, id, _)| *id).collect();
+    let found = store.find_reports(&account, &ids).await?;
+    for (line, id, with_key) in &search.reports {
+        let number = numbers.get(*line).copied().flatten();
+        if let (Some(number), Some(report)) = (number, found.get(id)) {
+            chunk.entries.push(Entry::new(
+                number,
+                Source::Report(report.clone()),
+                *with_key,
+            ));
+        }
+    }
+    Ok(chunk)
+}
