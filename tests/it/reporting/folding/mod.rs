@@ -4,6 +4,7 @@ mod archives;
 mod explained;
 mod limits;
 mod records;
+mod sign_off;
 mod totals;
 
 use std::path::{Path, PathBuf};
