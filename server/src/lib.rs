@@ -41,6 +41,7 @@
 //! | fold | to replace old finished reports by one row an account, meter, window, state and customer, once they are in an archive |
 //! | archive | a file with the reports that were folded, one by one; its SHA-256 is stored |
 //! | ledger check | what was committed equals what all reports without corrections contain |
+//! | sign-off | what was counted in a calendar month and what became of it, by account, customer and meter, for finance |
 //! | shard | of a database that Citus spreads over machines: the part that has all rows of some accounts |
 //! | lease | a replica's right to run a job, on the database's clock |
 //! | key | an API key: says who calls, with a role and perhaps limited to accounts or meters |
@@ -96,7 +97,7 @@
 //! | [`doctor`] | the checks of `usage-server doctor` and of the method `Doctor` |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
-//! | `record` | audit entries, runs, decisions and reports as JSON lines and CSV |
+//! | `record` | audit entries, runs, decisions, reports and sign-offs as JSON lines and CSV |
 //! | `record_archive_file` | the files that old audit entries, runs and decisions are archived in |
 //! | `durable_file` | files that are written once, and are on the disk under their name |
 //! | `report_archive_file` | the files of archives: writing and reading one |

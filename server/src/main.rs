@@ -80,7 +80,7 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Print what admins did, tried to do and were refused: a JSON object a line, newest first.
     Audit(audit::AuditCommand),
-    /// Write audit entries, runs, decisions or reports as JSON lines or CSV.
+    /// Write audit entries, runs, decisions, reports or the sign-off of a month as JSON lines or CSV.
     Export(export::ExportCommand),
     /// Check the database, the Stripe account and the schedule; exits with 1 if a check is bad or could not run.
     Doctor(Box<doctor::DoctorCommand>),
@@ -224,8 +224,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Audit(command) => audit::run(&command, &mut std::io::stdout()).await?,
         Command::Export(command) => {
-            let rows = export::run(&command, &mut std::io::stdout()).await?;
-            tracing::info!(rows, "exported");
+            let now = Clock::system().now();
+            let exported = export::run(&command, now, &mut out, &mut notes).await?;
+            tracing::info!(rows = exported.rows, "exported");
         }
         Command::Doctor(command) => {
             let is_healthy = doctor::run(&command, &mut out, &mut notes).await?;

@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use serde_json::{Map, Value, json};
 
 use crate::domain::{
+    account_id::AccountId,
     audit::Entry,
     decision::RecordedDecision,
     period::rfc3339,
     report::{Report, identifier},
     run::{Run, Scope},
+    sign_off,
 };
 
 /// A row.
@@ -43,13 +45,15 @@ impl Record {
         write_csv(out, names)
     }
 
-    /// Writes its values as one line of CSV, as RFC 4180 has it. Nothing stands for null; lists and objects are JSON.
+    /// Writes its values as one line of CSV, as RFC 4180 has it. Nothing stands for null; lists and objects are JSON. Text that
+    /// a spreadsheet would take for a formula begins with an apostrophe.
     ///
     /// # Errors
     /// It cannot be written.
     pub(crate) fn write_csv(&self, out: &mut impl Write) -> io::Result<()> {
         let values = self.0.iter().map(|(_, value)| match value {
             Value::Null => String::new(),
+            Value::String(text) if is_like_a_formula(text) => format!("'{text}"),
             Value::String(text) => text.clone(),
             other => other.to_string(),
         });
@@ -69,6 +73,16 @@ fn write_csv(out: &mut impl Write, fields: impl Iterator<Item = String>) -> io::
         }
     }
     out.write_all(b"\r\n")
+}
+
+/// Whether a spreadsheet may compute a text. Account ids may begin like one, and reasons are free text.
+fn is_like_a_formula(text: &str) -> bool {
+    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && text.parse::<i128>().is_err()
+}
+
+/// A number, and beyond 64 bits its digits as text: other programs would round it.
+fn integer(value: i128) -> Value {
+    i64::try_from(value).map_or_else(|_| json!(value.to_string()), |value| json!(value))
 }
 
 /// Stored JSON. What cannot be read is shown as it is.
@@ -178,6 +192,48 @@ impl From<&Report> for Record {
     }
 }
 
+impl From<&sign_off::Row<'_>> for Record {
+    fn from(row: &sign_off::Row<'_>) -> Self {
+        let figures = row.figures;
+        let decided = figures.decided.iter();
+        let decided: Vec<String> = decided
+            .map(|one| format!("{} {}", one.action.name(), rfc3339(one.at)))
+            .collect();
+        Self(vec![
+            ("row", json!(row.kind.name())),
+            ("account_id", json!(row.account_id.map(AccountId::as_str))),
+            ("customer", json!(row.customer)),
+            ("meter", json!(row.meter)),
+            (
+                "period_start",
+                json!(row.month.map(|month| rfc3339(month.start))),
+            ),
+            (
+                "period_end",
+                json!(row.month.map(|month| rfc3339(month.end))),
+            ),
+            ("reports", integer(figures.reports)),
+            ("counted", integer(figures.counted)),
+            ("already_sent", integer(figures.already_sent)),
+            ("corrected", integer(figures.corrected)),
+            ("not_billable", integer(figures.not_billable)),
+            ("written_off", integer(figures.written_off)),
+            ("reported", integer(figures.reported)),
+            ("confirmed", integer(figures.confirmed)),
+            ("invoiced", integer(figures.invoiced)),
+            ("acknowledged", integer(figures.acknowledged)),
+            ("difference", integer(figures.difference())),
+            ("open", integer(figures.open)),
+            ("to_send", integer(figures.to_send)),
+            ("no_customer", integer(figures.no_customer)),
+            ("needs_decision", integer(figures.needs_decision)),
+            ("final", json!(row.is_final)),
+            ("decisions", json!(figures.decisions)),
+            ("decided", json!(decided)),
+        ])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +257,24 @@ mod tests {
             "\"a, \"\"b\"\"\nc\",-3,,\"[\"\"x\"\",\"\"y\"\"]\"\r\n"
         );
         assert_eq!(line(Record::write_csv_names), "id,count,none,accounts\r\n");
+    }
+
+    #[test]
+    fn csv_has_no_formulas_and_keeps_numbers() {
+        let texts = ["=1+1", "+1+1", "-x", "@x", "\t=1", "a=b", "-5", "+7", ""];
+        let record = Record(texts.iter().map(|text| ("text", json!(text))).collect());
+        let mut out = Vec::new();
+        record.write_csv(&mut out).unwrap();
+        let line = String::from_utf8(out).unwrap();
+        assert_eq!(line, "'=1+1,'+1+1,'-x,'@x,'\t=1,a=b,-5,+7,\r\n");
+    }
+
+    #[test]
+    fn a_number_beyond_64_bits_keeps_its_digits() {
+        assert_eq!(integer(i64::MAX.into()), json!(i64::MAX));
+        let larger = i128::from(i64::MAX) + 1;
+        assert_eq!(integer(larger), json!("9223372036854775808"));
+        assert_eq!(integer(-larger - 1), json!("-9223372036854775809"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use sea_orm_migration::{
     prelude::*,
-    schema::{big_integer, big_integer_null, text, uuid},
+    schema::{big_integer, big_integer_null, text, text_null, uuid},
     sea_orm::DbBackend,
 };
 
@@ -26,6 +26,7 @@ enum FoldedReports {
     FirstAt,
     LastAt,
     Archive,
+    Decisions,
 }
 
 #[derive(DeriveIden)]
@@ -84,6 +85,8 @@ async fn create_folded_reports(manager: &SchemaManager<'_>) -> Result<(), DbErr>
         .col(big_integer(C::LastAt))
         // The number of the archive that has them one by one.
         .col(big_integer(C::Archive))
+        // When and what admins decided on them; null for nearly all.
+        .col(text_null(C::Decisions))
         .primary_key(
             Index::create()
                 .col(C::AccountId)

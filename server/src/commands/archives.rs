@@ -221,6 +221,7 @@ fn sums_of(lines: &[Line]) -> Result<BTreeMap<(AccountId, Millis, Uuid), FoldedR
             reports: 0,
             first_at: line.first_at,
             last_at: line.last_at,
+            decisions: Vec::new(),
         };
         let key = (account_id, line.window_start, line.folded_into);
         let sum = sums.entry(key).or_insert(report);

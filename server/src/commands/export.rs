@@ -1,29 +1,31 @@
-//! `usage-server export`: writes audit entries, runs, decisions or reports, as JSON lines or CSV. It only reads, page by page; a
-//! server may be running.
+//! `usage-server export`: writes audit entries, runs, decisions, reports or the sign-off of a month, as JSON lines or CSV. It only
+//! reads, page by page; a server may be running.
+
+mod records;
+mod sign_off;
 
 use std::{
-    collections::HashSet,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use clap::{Args, ValueEnum};
+use sha2::{Digest as _, Sha256};
 
+pub use self::sign_off::Months;
+use self::{
+    records::{audit, decisions, reports, runs},
+    sign_off::{SignOff, Waiting},
+};
 use super::{keys::open, reconcile::parse_time};
 use crate::{
     config::DatabaseConfig,
-    domain::{
-        Millis, account_id::AccountId, audit::EntryFilter, decision::RecordedDecision,
-        report::State,
-    },
+    domain::{Millis, account_id::AccountId, decision::RecordedDecision, hex::hex},
     durable_file::NewFile,
     error::Error,
     record::Record,
-    store::{Store, report_filter::ReportFilter},
+    store::Store,
 };
-
-/// Rows that are read at once: memory is bounded by them.
-const PAGE: u64 = 1_000;
 
 /// What is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,6 +38,8 @@ pub enum Kind {
     Decisions,
     /// Usage reports that are not folded: the open ones, then the closed ones, the latest first.
     Reports,
+    /// What was counted in a month and what became of it, by account, customer and meter, with totals.
+    SignOff,
 }
 
 /// How a row is written.
@@ -70,6 +74,24 @@ pub struct ExportCommand {
     /// Only what is about this account. Runs are about all.
     #[arg(long)]
     pub account: Option<String>,
+    /// Of `sign-off`: the calendar month in UTC, such as `2026-10`, or `all` for each month.
+    #[arg(long, value_parser = sign_off::parse_months)]
+    pub month: Option<Months>,
+    /// Of `sign-off`: also a month in which something is not final yet. Its rows say so.
+    #[arg(long)]
+    pub open: bool,
+    /// Of `sign-off`: how many accounts are read in one transaction.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub accounts_per_page: u64,
+}
+
+/// What was exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The number of rows, with those that are totals.
+    pub rows: u64,
+    /// The SHA-256 of everything that was written.
+    pub sha256: String,
 }
 
 /// Why nothing, or not all, was exported.
@@ -81,6 +103,14 @@ pub enum ExportError {
     /// An account was deleted meanwhile: its rows have other places, and some may be missing.
     #[error("an account was deleted meanwhile, so rows of it may be missing: export again")]
     AccountDeleted,
+    /// Something of the month is not final.
+    #[error("{0}; --open exports it as it is, with final false")]
+    NotClosed(String),
+    /// The month is closed, and something of it changed during the export.
+    #[error(
+        "usage or a decision of the month was added meanwhile, so what was written is not complete: export again"
+    )]
+    Changed,
     /// The file cannot be written.
     #[error("{}: {error}", file.display())]
     File {
@@ -100,44 +130,60 @@ impl From<Error> for ExportError {
     }
 }
 
-/// Exports. Returns the number of rows.
+/// Exports. `notes` gets what is said of a sign-off.
 ///
 /// # Errors
 /// See [`ExportError`]. There is no file then, unless it existed before.
 pub async fn run(
     command: &ExportCommand,
+    now: Millis,
     stdout: &mut (impl Write + Send),
-) -> Result<u64, ExportError> {
-    let account = match &command.account {
-        None => None,
-        Some(_) if command.kind == Kind::Runs => {
-            return Err(ExportError::Failed(
-                "--account: a run is of several accounts; leave it out".to_owned(),
-            ));
-        }
-        Some(account) => Some(
-            AccountId::parse_field("--account", account)
-                .map_err(|violation| ExportError::Failed(violation.message))?,
-        ),
-    };
+    notes: &mut (impl Write + Send),
+) -> Result<Exported, ExportError> {
+    let selection = Selection::of(command, now)?;
     let store = open(&command.database).await.map_err(ExportError::Failed)?;
-    let selection = Selection {
-        from: command.from,
-        until: command.until,
-        account,
+    let exported = export(&store, command, &selection, stdout).await;
+    let closed = store.close().await;
+    let exported = exported?;
+    closed.map_err(|error| ExportError::Failed(error.to_string()))?;
+    if selection.sign_off.is_some() {
+        let file = command.out.as_deref().map(Path::display);
+        let name = file.map_or_else(|| "standard output".to_owned(), |name| name.to_string());
+        writeln!(
+            notes,
+            "{name}: {} rows, their totals equal the ledger check; SHA-256 {}",
+            exported.rows, exported.sha256
+        )?;
+    }
+    Ok(exported)
+}
+
+async fn export(
+    store: &Store,
+    command: &ExportCommand,
+    selection: &Selection,
+    stdout: &mut (impl Write + Send),
+) -> Result<Exported, ExportError> {
+    // What is to be final is read once before anything is written.
+    let known = match &selection.sign_off {
+        Some(sign_off) if !command.open => {
+            let read = write_rows(store, command, selection, &mut io::sink()).await?;
+            sign_off.check_is_closed(&read.waiting)?;
+            Some(read.exported)
+        }
+        _ => None,
     };
-    let exported = match &command.out {
+    let written = match &command.out {
         None => {
             let mut out = BufWriter::new(stdout);
-            let exported = export(&store, command, &selection, &mut out).await;
-            exported.and_then(|rows| Ok(out.flush().map(|()| rows)?))
+            let written = write_rows(store, command, selection, &mut out).await?;
+            out.flush()?;
+            check_is_same(known.as_ref(), &written)?;
+            written
         }
-        Some(file) => to_file(&store, command, &selection, file).await,
+        Some(file) => to_file(store, command, selection, file, known.as_ref()).await?,
     };
-    let closed = store.close().await;
-    let rows = exported?;
-    closed.map_err(|error| ExportError::Failed(error.to_string()))?;
-    Ok(rows)
+    Ok(written.exported)
 }
 
 async fn to_file(
@@ -145,17 +191,29 @@ async fn to_file(
     command: &ExportCommand,
     selection: &Selection,
     file: &Path,
-) -> Result<u64, ExportError> {
+    known: Option<&Exported>,
+) -> Result<Written, ExportError> {
     let of_file = |error| ExportError::File {
         file: file.to_owned(),
         error,
     };
     // An existing file is never overwritten, and one with only a part of the rows never has this name.
     let mut out = NewFile::create(file).map_err(of_file)?;
-    match export(store, command, selection, &mut out).await {
-        Ok(rows) => out.finish().map(|()| rows).map_err(of_file),
-        Err(ExportError::Print(error)) => Err(of_file(error)),
-        Err(other) => Err(other),
+    let written = match write_rows(store, command, selection, &mut out).await {
+        Ok(written) => written,
+        Err(ExportError::Print(error)) => return Err(of_file(error)),
+        Err(other) => return Err(other),
+    };
+    check_is_same(known, &written)?;
+    out.finish().map_err(of_file)?;
+    Ok(written)
+}
+
+/// A closed month is read twice, and is the same each time.
+fn check_is_same(known: Option<&Exported>, written: &Written) -> Result<(), ExportError> {
+    match known {
+        Some(known) if *known != written.exported => Err(ExportError::Changed),
+        _ => Ok(()),
     }
 }
 
@@ -164,9 +222,49 @@ struct Selection {
     from: Option<Millis>,
     until: Option<Millis>,
     account: Option<AccountId>,
+    sign_off: Option<SignOff>,
 }
 
 impl Selection {
+    fn of(command: &ExportCommand, now: Millis) -> Result<Self, ExportError> {
+        let refuse = |why: &str| Err(ExportError::Failed(why.to_owned()));
+        let account = match &command.account {
+            None => None,
+            Some(_) if command.kind == Kind::Runs => {
+                return refuse("--account: a run is of several accounts; leave it out");
+            }
+            Some(account) => Some(
+                AccountId::parse_field("--account", account)
+                    .map_err(|violation| ExportError::Failed(violation.message))?,
+            ),
+        };
+        let is_sign_off = command.kind == Kind::SignOff;
+        if is_sign_off && (command.from.is_some() || command.until.is_some()) {
+            return refuse("--from and --until: a sign-off is of whole months; give --month");
+        }
+        if !is_sign_off && (command.month.is_some() || command.open) {
+            return refuse("--month and --open are of sign-off; leave them out");
+        }
+        let sign_off = match (is_sign_off, &command.month) {
+            (false, _) => None,
+            (true, Some(months)) => Some(SignOff {
+                months: months.clone(),
+                account: account.clone(),
+                accounts_per_page: command.accounts_per_page,
+                now,
+            }),
+            (true, None) => {
+                return refuse("sign-off needs --month, such as --month 2026-10, or --month all");
+            }
+        };
+        Ok(Self {
+            from: command.from,
+            until: command.until,
+            account,
+            sign_off,
+        })
+    }
+
     fn includes(&self, at: Millis) -> bool {
         self.from.is_none_or(|from| at >= from) && self.until.is_none_or(|until| at < until)
     }
@@ -200,123 +298,68 @@ impl<W: Write> Writer<'_, W> {
     }
 }
 
-async fn export<W: Write>(
+/// What was written, and what of it is not final.
+struct Written {
+    exported: Exported,
+    waiting: Waiting,
+}
+
+async fn write_rows<W: Write>(
     store: &Store,
     command: &ExportCommand,
     selection: &Selection,
     out: &mut W,
-) -> Result<u64, ExportError> {
-    let mut writer = Writer {
+) -> Result<Written, ExportError> {
+    let mut out = Hashed {
         out,
+        sha256: Sha256::new(),
+    };
+    let mut writer = Writer {
+        out: &mut out,
         format: command.format,
         rows: 0,
     };
     let deletions = store.deletions_seen().await?;
+    let mut waiting = Waiting::default();
     match command.kind {
         Kind::Audit => audit(store, selection, &mut writer).await?,
         Kind::Runs => runs(store, selection, &mut writer).await?,
         Kind::Decisions => decisions(store, selection, &mut writer).await?,
         Kind::Reports => reports(store, selection, &mut writer).await?,
+        Kind::SignOff => {
+            if let Some(sign_off) = &selection.sign_off {
+                waiting = sign_off.write(store, &mut writer).await?;
+            }
+        }
     }
-    let moves_rows = matches!(command.kind, Kind::Decisions | Kind::Reports);
+    let moves_rows = matches!(
+        command.kind,
+        Kind::Decisions | Kind::Reports | Kind::SignOff
+    );
     if moves_rows && store.deletions_seen().await? != deletions {
         return Err(ExportError::AccountDeleted);
     }
-    Ok(writer.rows)
-}
-
-async fn audit<W: Write>(
-    store: &Store,
-    selection: &Selection,
-    writer: &mut Writer<'_, W>,
-) -> Result<(), ExportError> {
-    let filter = EntryFilter {
-        from: selection.from,
-        until: selection.until,
-        account_id: selection.account.as_ref().map(ToString::to_string),
-        ..EntryFilter::default()
+    let exported = Exported {
+        rows: writer.rows,
+        sha256: hex(&out.sha256.finalize()),
     };
-    let mut after = None;
-    loop {
-        let page = store.list_audit_entries(&filter, after, PAGE).await?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after = Some((last.at, last.id));
-        for entry in &page {
-            writer.write(&Record::from(entry))?;
-        }
-    }
+    Ok(Written { exported, waiting })
 }
 
-async fn runs<W: Write>(
-    store: &Store,
-    selection: &Selection,
-    writer: &mut Writer<'_, W>,
-) -> Result<(), ExportError> {
-    let mut after = None;
-    loop {
-        let page = store.runs_after(after, PAGE).await?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after = Some(last.id);
-        for run in page.iter().filter(|run| selection.includes(run.started_at)) {
-            writer.write(&Record::from(run))?;
-        }
-    }
+/// Passes on what is written, and computes its SHA-256.
+struct Hashed<'a, W> {
+    out: &'a mut W,
+    sha256: Sha256,
 }
 
-async fn decisions<W: Write>(
-    store: &Store,
-    selection: &Selection,
-    writer: &mut Writer<'_, W>,
-) -> Result<(), ExportError> {
-    let mut after: Option<(AccountId, uuid::Uuid)> = None;
-    loop {
-        let place = after.as_ref().map(|(account, id)| (account, *id));
-        let page = store.list_decisions(place, PAGE).await?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after = Some((last.account_id.clone(), last.id));
-        let selected = page.iter().filter(|one| {
-            selection.is_of_account(one) && selection.includes(one.decision.decided_at)
-        });
-        for decision in selected {
-            writer.write(&Record::from(decision))?;
-        }
+impl<W: Write> Write for Hashed<'_, W> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(part)?;
+        self.sha256.update(part.get(..written).unwrap_or_default());
+        Ok(written)
     }
-}
 
-async fn reports<W: Write>(
-    store: &Store,
-    selection: &Selection,
-    writer: &mut Writer<'_, W>,
-) -> Result<(), ExportError> {
-    let filter = ReportFilter {
-        account_id: selection.account.clone(),
-        ..ReportFilter::default()
-    };
-    let mut after = None;
-    // The open ones come first. One that is closed meanwhile is listed again then. An id has 16 bytes, and there are as many
-    // as accounts and meters in use at once.
-    let mut open = HashSet::new();
-    loop {
-        let page = store.list_reports(&filter, after.as_ref(), PAGE).await?;
-        let last = page.reports.last().map(|last| last.place.clone());
-        after = page.read_to.or(last);
-        if after.is_none() {
-            return Ok(());
-        }
-        let reports = page.reports.iter().map(|listed| &listed.report);
-        for report in reports.filter(|report| selection.includes(report.window_start)) {
-            if report.state == State::Open {
-                open.insert(report.id);
-            } else if open.contains(&report.id) {
-                continue;
-            }
-            writer.write(&Record::from(report))?;
-        }
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The action of a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// Send it again, billed in the period of its window.
     Retry,
@@ -64,4 +64,61 @@ pub struct Decision {
     pub generation: i32,
     /// When it was decided.
     pub decided_at: Millis,
+}
+
+/// What is kept of a decision with the sum that its report is folded into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Decided {
+    /// When it was decided.
+    pub at: Millis,
+    /// The action.
+    pub action: Action,
+}
+
+impl From<&Decision> for Decided {
+    fn from(decision: &Decision) -> Self {
+        Self {
+            at: decision.decided_at,
+            action: decision.action,
+        }
+    }
+}
+
+impl Decided {
+    /// Decisions as they are stored, such as `1792000000000:retry 1792000000001:write_off`; `None` if there are none.
+    pub fn texts(all: &[Self]) -> Option<String> {
+        let one = |decided: &Self| format!("{}:{}", decided.at, decided.action.name());
+        let texts: Vec<String> = all.iter().map(one).collect();
+        (!texts.is_empty()).then(|| texts.join(" "))
+    }
+
+    /// Decisions that were stored. What another version stored in another way is left out.
+    pub fn parse(stored: Option<&str>) -> Vec<Self> {
+        let one = |text: &str| {
+            let (at, name) = text.split_once(':')?;
+            let action = Action::ALL.into_iter().find(|one| one.name() == name)?;
+            let at = at.parse().ok()?;
+            Some(Self { at, action })
+        };
+        let stored = stored.unwrap_or_default().split_whitespace();
+        stored.filter_map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_decisions_are_read_as_they_were() {
+        let all = Action::ALL.map(|action| Decided { at: 7, action });
+        let text = Decided::texts(&all);
+        assert_eq!(
+            text.as_deref(),
+            Some("7:retry 7:bill_in_current_period 7:write_off")
+        );
+        assert_eq!(Decided::parse(text.as_deref()), all);
+        assert_eq!(Decided::texts(&[]), None);
+        assert_eq!(Decided::parse(None), []);
+    }
 }

@@ -53,6 +53,7 @@ pub mod send_load;
 pub mod sender_mark;
 pub mod shards;
 pub mod share;
+pub mod sign_off;
 pub mod stored_key;
 pub mod stream;
 pub mod stripe_account;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     DAY_MS, MINUTE_MS, Millis,
     account_id::AccountId,
-    decision::Decision,
+    decision::{Decided, Decision},
     report::{Kind, MAX_EVENT_AGE_MS, Report, State},
     window::{Boundaries, Interval},
 };
@@ -71,6 +71,8 @@ pub struct FoldedReport {
     pub first_at: Millis,
     /// The latest time of their increments.
     pub last_at: Millis,
+    /// What admins decided on them, oldest first.
+    pub decisions: Vec<Decided>,
 }
 
 /// Folded reports.
@@ -130,7 +132,7 @@ pub fn fold<'a>(
     reports: impl IntoIterator<Item = &'a FinishedReport>,
     context: &FoldContext,
 ) -> Fold {
-    let mut groups: BTreeMap<Key<'_>, Vec<&Report>> = BTreeMap::new();
+    let mut groups: BTreeMap<Key<'_>, Vec<&FinishedReport>> = BTreeMap::new();
     for finished in reports {
         let report = &finished.report;
         let key = Key {
@@ -141,14 +143,14 @@ pub fn fold<'a>(
             customer: report.customer.as_deref(),
             alone: stays_alone(report, context).then_some(report.id),
         };
-        groups.entry(key).or_default().push(report);
+        groups.entry(key).or_default().push(finished);
     }
     let mut fold = Fold::default();
     for (key, reports) in groups {
         let Some(row) = row(&key, &reports) else {
             continue;
         };
-        let of_row = reports.iter().map(|report| (report.id, row.id));
+        let of_row = reports.iter().map(|one| (one.report.id, row.id));
         fold.row_of.extend(of_row);
         fold.rows.push(row);
     }
@@ -201,7 +203,11 @@ fn stays_alone(report: &Report, context: &FoldContext) -> bool {
         || is_around_adoption
 }
 
-fn row(key: &Key<'_>, reports: &[&Report]) -> Option<FoldedReport> {
+fn row(key: &Key<'_>, finished: &[&FinishedReport]) -> Option<FoldedReport> {
+    let reports: Vec<&Report> = finished.iter().map(|one| &one.report).collect();
+    let decisions = finished.iter().flat_map(|one| &one.decisions);
+    let mut decisions: Vec<Decided> = decisions.map(Decided::from).collect();
+    decisions.sort_unstable();
     let first = reports.iter().min_by_key(|report| report.id)?;
     // Those that were folded together are billed together, wherever in their window their events are.
     let event_timestamp = match key.alone {
@@ -225,6 +231,7 @@ fn row(key: &Key<'_>, reports: &[&Report]) -> Option<FoldedReport> {
         reports: i64::try_from(reports.len()).unwrap_or(i64::MAX),
         first_at: reports.iter().map(|report| report.first_at).min()?,
         last_at: reports.iter().map(|report| report.last_at).max()?,
+        decisions,
     })
 }
 

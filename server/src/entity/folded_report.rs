@@ -39,6 +39,9 @@ pub(crate) struct Model {
     pub(crate) last_at: i64,
     /// The number of the archive that has them one by one.
     pub(crate) archive: i64,
+    /// When and what admins decided on them: see `domain::decision::Decided`.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub(crate) decisions: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

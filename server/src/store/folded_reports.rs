@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, Statement, Value};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    Statement, Value, sea_query::Expr,
+};
 use uuid::Uuid;
 
 use super::{
@@ -14,8 +17,11 @@ use super::{
     value_rows::ValueRows,
 };
 use crate::{
-    domain::{Millis, account_id::AccountId, report_fold::FoldedReport, window::Interval},
-    entity::folded_report,
+    domain::{
+        Millis, account_id::AccountId, decision::Decided, report_fold::FoldedReport,
+        window::Interval,
+    },
+    entity::folded_report::{self, Column},
     error::Result,
 };
 
@@ -142,6 +148,19 @@ pub(super) async fn insert_folded(
     for statement in statements {
         tx.execute_raw(statement).await?;
     }
+    // Few reports were decided on, and a statement of SQLite takes no more values for a whole archive.
+    for row in rows {
+        let Some(decisions) = Decided::texts(&row.decisions) else {
+            continue;
+        };
+        folded_report::Entity::update_many()
+            .col_expr(Column::Decisions, Expr::value(decisions))
+            .filter(Column::AccountId.eq(&row.account_id))
+            .filter(Column::WindowStart.eq(row.window.start))
+            .filter(Column::Id.eq(row.id))
+            .exec(tx)
+            .await?;
+    }
     Ok(())
 }
 
@@ -184,6 +203,7 @@ impl From<folded_report::Model> for FoldedReport {
             reports: row.reports,
             first_at: row.first_at,
             last_at: row.last_at,
+            decisions: Decided::parse(row.decisions.as_deref()),
         }
     }
 }

@@ -91,6 +91,7 @@ mod schema;
 pub(crate) mod send_order;
 pub(crate) mod send_queue;
 pub(crate) mod sending_state;
+pub(crate) mod sign_off;
 mod sqlite_copy;
 mod sqlite_file;
 mod stream_figures;

@@ -2,12 +2,11 @@
 
 use std::{collections::HashSet, future::Future, io::Write, os::unix::fs::PermissionsExt as _};
 
-use clap::Parser;
 use serde_json::Value;
 use usage_client::{
     DeleteAccount, ForceReport, Increment, PutAccount, ResolveAction, ResolveReport,
 };
-use usage_server::commands::export::{self, ExportCommand};
+use usage_server::commands::export;
 
 use crate::support::world::{World, hours_ago, on_both_engines, within};
 
@@ -22,16 +21,10 @@ on_both_engines!(
 /// More than are read at once.
 const ACCOUNTS: usize = 1_100;
 
-#[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    command: ExportCommand,
-}
-
 /// Takes what is printed, and does something once its first part is.
-struct Interrupted<F> {
-    printed: Vec<u8>,
-    meanwhile: Option<F>,
+pub(super) struct Interrupted<F> {
+    pub(super) printed: Vec<u8>,
+    pub(super) meanwhile: Option<F>,
 }
 
 impl<F: Future + Send> Write for Interrupted<F> {
@@ -53,13 +46,16 @@ async fn export_reports_while<F: Future + Send>(
     world: &World,
     meanwhile: F,
 ) -> Result<Vec<Value>, String> {
-    let url = format!("--database-url={}", world.database_url);
-    let cli = Cli::try_parse_from(["export", &url, "reports"]).unwrap();
+    let command = world.export_command(&["reports"]).unwrap();
     let mut out = Interrupted {
         printed: Vec::new(),
         meanwhile: Some(meanwhile),
     };
-    let exported = within("an export", export::run(&cli.command, &mut out)).await;
+    let exported = within(
+        "an export",
+        export::run(&command, 0, &mut out, &mut Vec::new()),
+    )
+    .await;
     assert!(out.meanwhile.is_none(), "nothing was done meanwhile");
     exported.map_err(|error| error.to_string())?;
     let text = String::from_utf8(out.printed).unwrap();
@@ -71,13 +67,9 @@ async fn export_reports_while<F: Future + Send>(
 
 /// Runs the command. Returns what it printed, or why it failed.
 async fn try_export(world: &World, args: &[&str]) -> Result<String, String> {
-    let url = format!("--database-url={}", world.database_url);
-    let all = ["export", &url].into_iter().chain(args.iter().copied());
-    let cli = Cli::try_parse_from(all).map_err(|error| error.to_string())?;
-    let mut out = Vec::new();
-    let exported = within("an export", export::run(&cli.command, &mut out)).await;
-    exported.map_err(|error| error.to_string())?;
-    Ok(String::from_utf8(out).unwrap())
+    let (printed, notes) = world.export_at(hours_ago(0), args).await?;
+    assert_eq!(notes, "");
+    Ok(printed)
 }
 
 async fn exported(world: &World, args: &[&str]) -> Vec<Value> {

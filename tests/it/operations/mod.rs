@@ -18,6 +18,7 @@ mod pgbouncer;
 mod schema;
 mod setup;
 mod setup_differences;
+mod sign_off;
 mod stripe_api;
 mod tls;
 pub(crate) mod webhooks;

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 77] = [
+const TESTS: [(&str, &str); 79] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -78,6 +78,14 @@ const TESTS: [(&str, &str); 77] = [
         "doctor_lists_reports_that_need_a_decision",
     ),
     ("operations::http_server", "health_and_metrics_are_served"),
+    (
+        "operations::sign_off",
+        "a_month_is_the_same_to_the_byte_on_both_engines",
+    ),
+    (
+        "reporting::folding::sign_off",
+        "a_month_is_signed_off_after_folding_as_before",
+    ),
     ("operations::webhooks", "a_replayed_webhook_changes_nothing"),
     ("operations::webhooks", "old_webhooks_are_deleted"),
     (

@@ -5,6 +5,7 @@ mod explained;
 mod limits;
 mod of_all;
 mod records;
+mod sign_off;
 mod totals;
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,10 @@
 //!
 //! All times are milliseconds since 1970.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -304,6 +307,24 @@ impl Account {
             let is_held = matches!(row.fate, Fate::Uncharged | Fate::TooLate);
             is_held && recently.contains(&(row.end + MAX_AGE))
         })
+    }
+
+    /// The start of the window of each row.
+    pub(super) fn starts(&self) -> impl Iterator<Item = i64> {
+        self.rows.iter().map(|row| row.start)
+    }
+
+    /// The total of usage with some fate, by meter, whose windows start in a time.
+    pub(super) fn sum_within(
+        &self,
+        meter: usize,
+        time: &Range<i64>,
+        is_such: impl Fn(Fate) -> bool,
+    ) -> i64 {
+        let rows = self.rows.iter();
+        rows.filter(|row| row.meter == meter && time.contains(&row.start) && is_such(row.fate))
+            .map(|row| row.quantity)
+            .sum()
     }
 
     /// The total of usage with some fate, by meter.

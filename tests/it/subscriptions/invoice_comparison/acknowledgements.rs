@@ -4,6 +4,7 @@
 use chrono::TimeDelta;
 use fake_stripe::Fault;
 use sea_orm::ConnectionTrait as _;
+use serde_json::Value;
 use usage_client::{AcknowledgeDifference, InvoiceFinding, Reason};
 use usage_server::commands::doctor::Severity;
 
@@ -61,6 +62,21 @@ async fn an_acknowledged_difference_is_told_again_only_if_it_changes(mut world: 
     assert!(again.duplicate);
     assert_eq!(again.difference, done.difference);
     assert_doctor(&world, Severity::Ok).await;
+    // With it, the month is closed.
+    let april = ["sign-off", "--month=2027-04"];
+    let may = at("2027-05-01T00:00:00Z");
+    let (rows, _) = world.export_at(may, &april).await.unwrap();
+    let rows: Vec<Value> = rows
+        .lines()
+        .map(|row| serde_json::from_str(row).unwrap())
+        .collect();
+    for row in &rows {
+        let figure = |name: &str| row[name].as_i64().unwrap();
+        assert_eq!(figure("difference"), 0, "{row}");
+        assert!(figure("acknowledged") >= 6, "{row}");
+        let accounted = figure("acknowledged") + figure("invoiced");
+        assert_eq!(accounted, USED + 6, "{row}");
+    }
     // The same result stays acknowledged.
     world
         .advance_to(world.now() + TimeDelta::days(2), TimeDelta::hours(12))

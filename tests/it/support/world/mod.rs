@@ -7,6 +7,7 @@ pub(crate) mod billing;
 mod database;
 mod doctor;
 pub(crate) mod engine;
+mod export;
 pub(crate) mod http;
 mod reporting;
 mod server;
