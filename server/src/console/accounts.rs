@@ -6,7 +6,7 @@ use usage_proto::v1::{Account, ListAccountsRequest, ListAccountsResponse, accoun
 
 use super::{
     calls::Failure,
-    html::{ROWS, account_link, account_url, field, foreign, json_url, more, time},
+    html::{ROWS, account_link, field, foreign, json_url, more, time},
     layout::Page,
     visitor::Visitor,
 };
@@ -34,6 +34,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         "pageSize": request.page_size,
         "pageToken": request.page_token,
         "stripeCustomer": request.stripe_customer,
+        "includeCounted": request.include_counted,
     });
     let content = html! {
         h1 { "Accounts" }
@@ -41,16 +42,10 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
             (field(&visitor.query, "id", "Account, beginning of one, or Stripe customer", "cus_…"))
             button type="submit" { "Find" }
         }
-        @if page.accounts.is_empty() {
-            p { "There is no linked account here." }
+        @if page.accounts.is_empty() && page.counted.is_empty() {
+            p { "There is no account here." }
         } @else {
-            (table(&page.accounts))
-        }
-        @if !wanted.is_empty() && !is_customer(wanted) {
-            p {
-                "An account that was never linked is counted too: "
-                a href=(account_url(wanted)) { "show the account " bdi { (wanted) } }
-            }
+            (table(&page))
         }
         (more(HttpPath::ConsoleAccounts, &visitor.query, &page.next_page_token, Some(&json_url("AccountService/ListAccounts", &json))))
     };
@@ -67,8 +62,11 @@ fn request(wanted: &str, token: &str) -> Option<ListAccountsRequest> {
         page_size: ROWS,
         page_token: token.to_owned(),
         stripe_customer: String::new(),
+        include_counted: true,
     };
     if is_customer(wanted) {
+        // Only linked accounts have one.
+        request.include_counted = false;
         wanted.clone_into(&mut request.stripe_customer);
     } else if token.is_empty() && !wanted.is_empty() {
         // Ids are listed in their order, so those with a beginning follow each other.
@@ -79,19 +77,28 @@ fn request(wanted: &str, token: &str) -> Option<ListAccountsRequest> {
 
 /// Leaves what does not begin with a text out. Nothing after it does.
 fn keep_prefix(page: &mut ListAccountsResponse, prefix: &str) {
-    let all = page.accounts.len();
+    let number =
+        |page: &ListAccountsResponse| page.accounts.len().saturating_add(page.counted.len());
+    let all = number(page);
     page.accounts
         .retain(|account| account.account_id.starts_with(prefix));
-    if page.accounts.len() < all {
+    page.counted.retain(|id| id.starts_with(prefix));
+    if number(page) < all {
         page.next_page_token.clear();
     }
 }
 
-fn table(accounts: &[Account]) -> Markup {
+/// Both lists of a page, by id.
+fn table(page: &ListAccountsResponse) -> Markup {
+    let linked = page.accounts.iter();
+    let linked = linked.map(|account| (account.account_id.as_str(), Some(account)));
+    let counted = page.counted.iter().map(|id| (id.as_str(), None));
+    let mut accounts: Vec<_> = linked.chain(counted).collect();
+    accounts.sort_by_key(|(id, _)| *id);
     html! {
         div .scroll tabindex="0" role="region" aria-label="Accounts" {
             table {
-                caption { "Accounts that are linked or free, by id" }
+                caption { "Accounts by id" }
                 thead {
                     tr {
                         th scope="col" { "Account" }
@@ -102,26 +109,31 @@ fn table(accounts: &[Account]) -> Markup {
                         th scope="col" { "Since" }
                     }
                 }
-                tbody { @for account in accounts { (row(account)) } }
+                tbody { @for (id, account) in accounts { (row(id, account)) } }
             }
         }
     }
 }
 
-fn row(account: &Account) -> Markup {
-    let customer = match &account.billing {
-        Some(Billing::Stripe(stripe)) => stripe.customer.as_str(),
-        _ => "",
+fn row(id: &str, account: Option<&Account>) -> Markup {
+    let customer = account.and_then(|account| match &account.billing {
+        Some(Billing::Stripe(stripe)) => Some(stripe.customer.as_str()),
+        _ => None,
+    });
+    let billing = match (account, customer) {
+        (None, _) => "not linked",
+        (Some(_), None) => "free",
+        (Some(_), Some(_)) => "Stripe",
     };
-    let synced = account.subscription.as_ref();
+    let synced = account.and_then(|account| account.subscription.as_ref());
     html! {
         tr {
-            th scope="row" { (account_link(&account.account_id)) }
-            td { @if customer.is_empty() { "free" } @else { "Stripe" } }
-            td { (foreign(customer)) }
+            th scope="row" { (account_link(id)) }
+            td { (billing) }
+            td { (foreign(customer.unwrap_or_default())) }
             td { (foreign(synced.map_or("", |synced| &synced.subscription))) }
             td { (foreign(synced.map_or("", |synced| &synced.status))) }
-            td { (time(account.valid_from)) }
+            td { (time(account.and_then(|account| account.valid_from))) }
         }
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn foreign(text: &str) -> Markup {
     }
 }
 
-pub(super) fn account_url(id: &str) -> String {
+fn account_url(id: &str) -> String {
     url(HttpPath::ConsoleAccount, &[("id", id)])
 }
 

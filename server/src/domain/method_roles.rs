@@ -12,7 +12,7 @@ const READER: Requirement = Requirement::Role(Role::Reader);
 const ADMIN: Requirement = Requirement::Role(Role::Admin);
 
 /// Every method of every service, by its path. The most frequent ones are first.
-pub const METHODS: [(&str, Requirement); 30] = [
+pub const METHODS: [(&str, Requirement); 32] = [
     ("/usage.v1.UsageService/Increment", WRITER),
     ("/usage.v1.UsageService/IncrementBatch", WRITER),
     ("/usage.v1.UsageService/Get", READER),

@@ -44,7 +44,9 @@ use crate::{
 };
 
 /// What page tokens of accounts are for.
-const FILTER: &str = "accounts";
+/// What page tokens of linked accounts are for, and those of all accounts.
+const LINKED: &str = "accounts";
+const ALL: &str = "accounts and counted";
 
 /// Serves `usage.v1.AccountService`.
 #[derive(Clone, Debug)]
@@ -345,11 +347,7 @@ impl AccountService for AccountRpc {
             }));
         }
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
-        let filter = if request.include_counted {
-            "accounts and counted"
-        } else {
-            "accounts"
-        };
+        let filter = if request.include_counted { ALL } else { LINKED };
         let after = page_token::decode(filter, &request.page_token)
             .map_err(Error::from)?
             .unwrap_or_default();
@@ -371,7 +369,7 @@ impl AccountService for AccountRpc {
     }
 }
 
-/// The page token of the accounts whose ids begin with a text, and of those after them; absent if no id begins so.
+/// The page token of all accounts whose ids begin with a text, and of those after them; absent if no id begins so.
 pub(crate) fn accounts_from(prefix: &str) -> Option<String> {
     AccountId::parse(prefix).ok()?;
     let (last, before) = prefix.as_bytes().split_last()?;
@@ -379,7 +377,7 @@ pub(crate) fn accounts_from(prefix: &str) -> Option<String> {
     position.push(char::from(last.checked_sub(1)?));
     // After all ids that begin with it, and before the text.
     position.push('~');
-    Some(page_token::encode(FILTER, &position))
+    Some(page_token::encode(ALL, &position))
 }
 
 async fn find(store: &Store, account_id: &AccountId) -> Result<Account> {

@@ -54,7 +54,7 @@ const OF_STRANGERS: Limits = Limits {
 /// The least that is counted for a call, also before its answer exists: its stream takes memory too.
 const MIN_BYTES: usize = 1_024;
 /// Calls that change nothing. Their answers can be refused.
-const READS: [&str; 15] = [
+const READS: [&str; 17] = [
     "/usage.v1.UsageService/ListMeters",
     "/usage.v1.UsageService/Get",
     "/usage.v1.UsageService/ListUsage",
