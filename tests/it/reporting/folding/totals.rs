@@ -102,12 +102,12 @@ async fn assert_explained(world: &World, folder: &TempDir, end: DateTime<Utc>) {
         panic!("{explained:#?}");
     };
     assert_eq!((line.reported, line.invoiced), (120, Some(120)));
-    let folded: Vec<(i64, i64, Option<i64>)> = line
+    let shown: Vec<(i64, i64, Option<i64>)> = line
         .reports
         .iter()
         .map(|row| (row.folded, row.report.quantity, row.without_key))
         .collect();
-    assert_eq!(folded, [(3, 115, Some(115)), (1, 5, Some(5))]);
+    assert_eq!(shown, [(3, 115, Some(115)), (1, 5, Some(5))]);
     let name = name_of(&files(folder.path())[0]);
     for row in &line.reports {
         let archive = row.archive.as_ref().unwrap();
