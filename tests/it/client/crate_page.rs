@@ -10,9 +10,9 @@ use std::{
 use chrono::{TimeZone as _, Utc};
 use fake_stripe::NewSubscription;
 use usage_client::{
-    Batch, Charge, Correct, Counted, Error, ExplainInvoice, FindIncrement, ForceReport,
-    Granularity, Increment, ListReports, PutAccount, Reconcile, Recorder, ReportEvent, ReportState,
-    ResolveAction, ResolveReport, UsageClient, UsageLayer,
+    Batch, Charge, Correct, Counted, Error, ExplainInvoice, FindIncrement, ForceReport, GetSummary,
+    Granularity, Increment, ListReports, ListUsage, PutAccount, Reconcile, Recorder, ReportEvent,
+    ReportState, ResolveAction, ResolveReport, UsageClient, UsageLayer,
 };
 
 use crate::support::world::{
@@ -234,6 +234,21 @@ async fn show(client: UsageClient) -> Result<(), Error> {
         .round_outward()
         .await?;
     println!("{} to {}", last.period.start, last.period.end);
+
+    // All accounts: those with the most usage of a meter, and what all have together.
+    let most = client
+        .list_usage(ListUsage::of("tokens", start, end).page_size(10))
+        .await?;
+    for usage in most.usage {
+        println!("{} {}", usage.account_id, usage.quantity);
+    }
+    let all = client.get_summary(GetSummary::of(start, end)).await?;
+    for meter in all.meters {
+        println!(
+            "{} {} of {} accounts",
+            meter.meter, meter.quantities.total, meter.accounts
+        );
+    }
     Ok(())
 }
 
