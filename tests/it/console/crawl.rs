@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use usage_client::Correct;
 
-use super::{Browser, keys};
+use super::{Answer, Browser, keys};
 use crate::{
     operations::access::client,
     support::world::{World, hours_ago, on_both_engines},
@@ -54,11 +54,7 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
             assert_eq!(page.header("content-type"), "application/json");
             continue;
         }
-        assert_eq!(page.header("content-security-policy"), POLICY, "{path}");
-        assert_eq!(page.header("x-content-type-options"), "nosniff");
-        assert_eq!(page.header("x-frame-options"), "DENY");
-        assert_eq!(page.header("referrer-policy"), "same-origin");
-        assert!(!page.header("x-request-id").is_empty());
+        assert_protected(&path, &page);
         if path.starts_with("/console.css") {
             assert!(page.header("cache-control").contains("immutable"));
             assert_eq!(page.header("content-type"), "text/css; charset=utf-8");
@@ -101,6 +97,15 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
         "{seen:?}"
     );
     world.finish().await;
+}
+
+/// The headers of each answer of the console.
+fn assert_protected(path: &str, page: &Answer) {
+    assert_eq!(page.header("content-security-policy"), POLICY, "{path}");
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+    assert_eq!(page.header("x-frame-options"), "DENY");
+    assert_eq!(page.header("referrer-policy"), "same-origin");
+    assert!(!page.header("x-request-id").is_empty());
 }
 
 /// What each page has, whatever it shows.
