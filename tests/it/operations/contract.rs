@@ -213,11 +213,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::MessageTooLarge(text()),
         ServerError::Unimplemented(text()),
         ServerError::Internal(text().into()),
-        ServerError::BelowZero {
-            quantity: -2,
-            current: 1,
-            period: Interval { start: 0, end: 1 },
-        },
+        below_zero(),
         ServerError::ReportNotFound(text()),
         may_be_folded(),
         ServerError::DifferenceNotFound(text()),
@@ -236,6 +232,14 @@ fn every_server_error_has_a_reason_in_the_contract() {
         let arrived = as_it_arrives(error);
         assert_eq!(arrived.reason(), Some(&reason));
         assert_eq!(arrived.kind(), kind, "{reason}");
+    }
+}
+
+fn below_zero() -> ServerError {
+    ServerError::BelowZero {
+        quantity: -2,
+        current: 1,
+        period: Interval { start: 0, end: 1 },
     }
 }
 

@@ -124,6 +124,7 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
     let hour = hours_ago(2).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let until = hours_ago(-1).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     let period = json!({ "start": hour, "end": until });
+    let call_to_find = json!({ "accountId": "acct", "idempotencyKey": "key" });
     let usage_of_all = json!({ "meter": "api_calls", "period": period, "pageSize": 5 });
     let summary = json!({ "period": period, "granularity": "GRANULARITY_HOUR", "topAccounts": 3 });
     vec![
@@ -149,10 +150,7 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
         ("UsageService/GetSummary", summary),
         ("UsageService/ListReports", json!({ "pageSize": 5 })),
         ("UsageService/Reconcile", account.clone()),
-        (
-            "UsageService/FindIncrement",
-            json!({ "accountId": "acct", "idempotencyKey": "key" }),
-        ),
+        ("UsageService/FindIncrement", call_to_find),
         ("UsageService/ExplainInvoice", account.clone()),
         (
             "UsageService/ResolveReport",

@@ -130,7 +130,7 @@ async fn an_increment_that_was_divided_names_the_other_reports(world: World) {
         assert_eq!(found.increment.quantity, LARGEST);
         let report = found.report.unwrap();
         assert_eq!((report.quantity, report.state), (1, ReportState::Open));
-        assert_eq!(found.divided_with, [full.id.clone()]);
+        assert_eq!(found.divided_with, std::slice::from_ref(&full.id));
     }
     // What is counted later is in one report.
     count_keyed(&world, TEXT_KEY, 5, hours_ago(1)).await;
