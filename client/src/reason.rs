@@ -222,7 +222,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 43);
+        assert_eq!(known, 45);
     }
 
     #[test]
