@@ -19,6 +19,7 @@ on_both_engines!(
     a_month_is_the_same_to_the_byte_on_both_engines,
     a_month_that_is_not_closed_is_refused,
     the_totals_of_all_months_equal_the_ledger_check,
+    a_month_with_a_lost_report_is_refused,
     billing_periods_that_straddle_a_month_are_signed_off_by_the_time_of_usage,
     usage_that_comes_late_changes_the_month,
     usage_that_comes_during_the_export_is_noticed,
@@ -325,6 +326,35 @@ async fn the_totals_of_all_months_equal_the_ledger_check(mut world: World) {
     let why = world.export_at(at(NOW), &all).await.unwrap_err();
     assert!(why.contains("the ledger check"), "{why}");
     world.execute_sql(&commit(5, 4)).await;
+    world.finish().await;
+}
+
+async fn a_month_with_a_lost_report_is_refused(mut world: World) {
+    use_hostile_accounts(&mut world).await;
+    let of_account: Vec<&str> = MARCH.into_iter().chain(["--account=acct"]).collect();
+    for args in [&MARCH[..], &of_account] {
+        let (_, notes) = world.export_at(at(NOW), args).await.unwrap();
+        assert!(
+            notes.contains("the ledger check has no difference"),
+            "{notes}"
+        );
+    }
+    let lost = "DELETE FROM usage_reports WHERE quantity = 512";
+    world.execute_sql(lost).await;
+    for args in [&MARCH[..], &of_account] {
+        let why = world.export_at(at(NOW), args).await.unwrap_err();
+        assert!(why.contains("the ledger check"), "{why}");
+        assert!(why.contains("committed"), "{why}");
+    }
+    // The rows alone do not show it.
+    let open: Vec<&str> = MARCH.into_iter().chain(["--open"]).collect();
+    let (rows, notes) = world.export_at(at(NOW), &open).await.unwrap();
+    assert_eq!(figure(&parsed(&rows), None, "counted"), 1_000_000_001_454);
+    assert!(!notes.contains("ledger"), "{notes}");
+    // As if it had never been acknowledged.
+    let forgotten = "UPDATE commits SET quantity = 0 WHERE quantity = 512";
+    world.execute_sql(forgotten).await;
+    world.export_at(at(NOW), &MARCH).await.unwrap();
     world.finish().await;
 }
 
