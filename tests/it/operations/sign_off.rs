@@ -6,7 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use usage_client::{ChangePlan, Correct, PutAccount, ResolveAction, ResolveReport};
-use usage_server::{commands::export, domain::hex::hex, store::Store};
+use usage_server::{
+    commands::{doctor::Severity, export},
+    domain::hex::hex,
+    store::Store,
+};
 
 use super::export::Interrupted;
 use crate::support::world::{
@@ -19,6 +23,7 @@ on_both_engines!(
     a_month_is_the_same_to_the_byte_on_both_engines,
     a_month_that_is_not_closed_is_refused,
     the_totals_of_all_months_equal_the_ledger_check,
+    totals_beyond_64_bits_are_exact,
     a_month_with_a_lost_report_is_refused,
     billing_periods_that_straddle_a_month_are_signed_off_by_the_time_of_usage,
     usage_that_comes_late_changes_the_month,
@@ -326,6 +331,33 @@ async fn the_totals_of_all_months_equal_the_ledger_check(mut world: World) {
     let why = world.export_at(at(NOW), &all).await.unwrap_err();
     assert!(why.contains("the ledger check"), "{why}");
     world.execute_sql(&commit(5, 4)).await;
+    world.finish().await;
+}
+
+async fn totals_beyond_64_bits_are_exact(mut world: World) {
+    world.freeze(at(NOW)).await;
+    let march = at("2027-03-20T05:00:00Z");
+    for (account, meter) in [("a", "api_calls"), ("b", "api_calls"), ("c", "tokens")] {
+        world
+            .insert_folded(account, meter, i64::MAX - 1, march)
+            .await;
+    }
+    let sum = "27670116110564327418";
+    let (severity, line) = world.doctor_says(None, "ledger check").await;
+    assert_eq!(severity, Severity::Ok, "{line}");
+    assert!(line.contains(sum), "{line}");
+    for args in [&MARCH[..], &["sign-off", "--month=all"]] {
+        let rows = exported(&world, at(NOW), args).await;
+        let totals: Vec<(&Value, &Value)> = rows
+            .iter()
+            .filter(|row| row["row"] != "usage")
+            .map(|row| (&row["meter"], &row["counted"]))
+            .collect();
+        let of_calls = "18446744073709551612";
+        assert_eq!(totals[0], (&"api_calls".into(), &of_calls.into()));
+        assert_eq!(totals[1], (&"tokens".into(), &(i64::MAX - 1).into()));
+        assert_eq!(totals[2].1, sum, "{rows:#?}");
+    }
     world.finish().await;
 }
 
