@@ -24,6 +24,7 @@ on_both_engines!(
     a_month_that_is_not_closed_is_refused,
     the_totals_of_all_months_equal_the_ledger_check,
     totals_beyond_64_bits_are_exact,
+    each_difference_of_a_time_has_to_be_acknowledged,
     a_month_with_a_lost_report_is_refused,
     billing_periods_that_straddle_a_month_are_signed_off_by_the_time_of_usage,
     usage_that_comes_late_changes_the_month,
@@ -331,6 +332,46 @@ async fn the_totals_of_all_months_equal_the_ledger_check(mut world: World) {
     let why = world.export_at(at(NOW), &all).await.unwrap_err();
     assert!(why.contains("the ledger check"), "{why}");
     world.execute_sql(&commit(5, 4)).await;
+    world.finish().await;
+}
+
+async fn each_difference_of_a_time_has_to_be_acknowledged(mut world: World) {
+    use_hostile_accounts(&mut world).await;
+    // The period of a third item, with an hour of the others.
+    let start = at("2027-03-20T05:00:00Z").timestamp_millis();
+    let end = start + 3_600_000;
+    world
+        .execute_sql(&format!(
+            "INSERT INTO invoice_comparisons (account_id, item, period_start, period_end, subscription, customer, \
+             meter, finding, reported, invoiced, changed_at) \
+             VALUES ('acct', 'si_4', {start}, {end}, 'sub', 'cus', 'api_calls', 'differs', 9, 0, 1)"
+        ))
+        .await;
+    let csv: Vec<&str> = MARCH.into_iter().chain(["--format=csv"]).collect();
+    let why = world.export_at(at(NOW), &csv).await.unwrap_err();
+    for part in [
+        "1 reports are not final",
+        "256 accepted by Stripe and not on a final invoice yet",
+        "first: account acct, customer cus, meter api_calls",
+    ] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    for (column, other, same) in [
+        ("acknowledged_at", "2", "NULL"),
+        ("finding", "'equal'", "'differs'"),
+        ("meter", "'tokens'", "'api_calls'"),
+        ("customer", "'cus_2'", "'cus'"),
+        ("account_id", "'Acct'", "'acct'"),
+    ] {
+        let set = |value: &str| {
+            format!("UPDATE invoice_comparisons SET {column} = {value} WHERE item = 'si_4'")
+        };
+        world.execute_sql(&set(other)).await;
+        let (printed, _) = world.export_at(at(NOW), &csv).await.unwrap();
+        assert_eq!(printed, EXPORTED, "{column}");
+        world.execute_sql(&set(same)).await;
+        world.export_at(at(NOW), &csv).await.unwrap_err();
+    }
     world.finish().await;
 }
 
