@@ -6,11 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use usage_client::{ChangePlan, Correct, PutAccount, ResolveAction, ResolveReport};
-use usage_server::{
-    commands::{doctor::Severity, export},
-    domain::hex::hex,
-    store::Store,
-};
+use usage_server::{commands::export, domain::hex::hex, store::Store};
 
 use super::export::Interrupted;
 use crate::support::world::{
@@ -23,21 +19,18 @@ on_both_engines!(
     a_month_is_the_same_to_the_byte_on_both_engines,
     a_month_that_is_not_closed_is_refused,
     the_totals_of_all_months_equal_the_ledger_check,
-    totals_beyond_64_bits_are_exact,
-    each_difference_of_a_time_has_to_be_acknowledged,
-    a_month_with_a_lost_report_is_refused,
     billing_periods_that_straddle_a_month_are_signed_off_by_the_time_of_usage,
     usage_that_comes_late_changes_the_month,
     usage_that_comes_during_the_export_is_noticed,
     flags_of_other_kinds_are_refused,
 );
 
-const NOW: &str = "2027-04-05T10:00:00Z";
-const MARCH: [&str; 3] = ["sign-off", "--month", "2027-03"];
+pub(super) const NOW: &str = "2027-04-05T10:00:00Z";
+pub(super) const MARCH: [&str; 3] = ["sign-off", "--month", "2027-03"];
 
 /// Accounts whose ids begin like formulas, with usage in March that is about to be in every state, and some in April. The
 /// quantity of each report is another one.
-async fn use_hostile_accounts(world: &mut World) {
+pub(super) async fn use_hostile_accounts(world: &mut World) {
     world.freeze(at(NOW)).await;
     let march = at("2027-03-20T05:00:00Z");
     for (account, meter, quantity, time) in [
@@ -131,7 +124,7 @@ async fn set(world: &World, quantity: i64, state: &str) {
 }
 
 /// The month of [`use_hostile_accounts`], as every engine exports it.
-const EXPORTED: &str = "\
+pub(super) const EXPORTED: &str = "\
 row,account_id,customer,meter,period_start,period_end,reports,counted,already_sent,corrected,not_billable,written_off,reported,confirmed,invoiced,acknowledged,difference,open,to_send,no_customer,needs_decision,final,decisions,decided\r\n\
 usage,'+a/b,cus,api_calls,2027-03-01T00:00:00Z,2027-04-01T00:00:00Z,1,0,64,0,0,0,64,64,64,0,0,0,0,0,0,true,0,[]\r\n\
 usage,'-2+3,cus,api_calls,2027-03-01T00:00:00Z,2027-04-01T00:00:00Z,1,32,0,0,0,32,0,0,0,0,0,0,0,0,0,true,1,\"[\"\"write_off 2027-04-05T10:00:00Z\"\"]\"\r\n\
@@ -187,19 +180,19 @@ async fn a_month_is_the_same_to_the_byte_on_both_engines(mut world: World) {
     world.finish().await;
 }
 
-fn parsed(lines: &str) -> Vec<Value> {
+pub(super) fn parsed(lines: &str) -> Vec<Value> {
     let lines = lines.lines();
     lines
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
-async fn exported(world: &World, now: DateTime<Utc>, args: &[&str]) -> Vec<Value> {
+pub(super) async fn exported(world: &World, now: DateTime<Utc>, args: &[&str]) -> Vec<Value> {
     parsed(&world.export_at(now, args).await.unwrap().0)
 }
 
 /// The figure of the only row of an account, or of the total.
-fn figure(rows: &[Value], account: Option<&str>, name: &str) -> i64 {
+pub(super) fn figure(rows: &[Value], account: Option<&str>, name: &str) -> i64 {
     let is_meant = |row: &&Value| match account {
         Some(account) => row["account_id"] == account,
         None => row["row"] == "total",
@@ -332,102 +325,6 @@ async fn the_totals_of_all_months_equal_the_ledger_check(mut world: World) {
     let why = world.export_at(at(NOW), &all).await.unwrap_err();
     assert!(why.contains("the ledger check"), "{why}");
     world.execute_sql(&commit(5, 4)).await;
-    world.finish().await;
-}
-
-async fn each_difference_of_a_time_has_to_be_acknowledged(mut world: World) {
-    use_hostile_accounts(&mut world).await;
-    // The period of a third item, with an hour of the others.
-    let start = at("2027-03-20T05:00:00Z").timestamp_millis();
-    let end = start + 3_600_000;
-    world
-        .execute_sql(&format!(
-            "INSERT INTO invoice_comparisons (account_id, item, period_start, period_end, subscription, customer, \
-             meter, finding, reported, invoiced, changed_at) \
-             VALUES ('acct', 'si_4', {start}, {end}, 'sub', 'cus', 'api_calls', 'differs', 9, 0, 1)"
-        ))
-        .await;
-    let csv: Vec<&str> = MARCH.into_iter().chain(["--format=csv"]).collect();
-    let why = world.export_at(at(NOW), &csv).await.unwrap_err();
-    for part in [
-        "1 reports are not final",
-        "256 accepted by Stripe and not on a final invoice yet",
-        "first: account acct, customer cus, meter api_calls",
-    ] {
-        assert!(why.contains(part), "{part}: {why}");
-    }
-    for (column, other, same) in [
-        ("acknowledged_at", "2", "NULL"),
-        ("finding", "'equal'", "'differs'"),
-        ("meter", "'tokens'", "'api_calls'"),
-        ("customer", "'cus_2'", "'cus'"),
-        ("account_id", "'Acct'", "'acct'"),
-    ] {
-        let set = |value: &str| {
-            format!("UPDATE invoice_comparisons SET {column} = {value} WHERE item = 'si_4'")
-        };
-        world.execute_sql(&set(other)).await;
-        let (printed, _) = world.export_at(at(NOW), &csv).await.unwrap();
-        assert_eq!(printed, EXPORTED, "{column}");
-        world.execute_sql(&set(same)).await;
-        world.export_at(at(NOW), &csv).await.unwrap_err();
-    }
-    world.finish().await;
-}
-
-async fn totals_beyond_64_bits_are_exact(mut world: World) {
-    world.freeze(at(NOW)).await;
-    let march = at("2027-03-20T05:00:00Z");
-    for (account, meter) in [("a", "api_calls"), ("b", "api_calls"), ("c", "tokens")] {
-        world
-            .insert_folded(account, meter, i64::MAX - 1, march)
-            .await;
-    }
-    let sum = "27670116110564327418";
-    let (severity, line) = world.doctor_says(None, "ledger check").await;
-    assert_eq!(severity, Severity::Ok, "{line}");
-    assert!(line.contains(sum), "{line}");
-    for args in [&MARCH[..], &["sign-off", "--month=all"]] {
-        let rows = exported(&world, at(NOW), args).await;
-        let totals: Vec<(&Value, &Value)> = rows
-            .iter()
-            .filter(|row| row["row"] != "usage")
-            .map(|row| (&row["meter"], &row["counted"]))
-            .collect();
-        let of_calls = "18446744073709551612";
-        assert_eq!(totals[0], (&"api_calls".into(), &of_calls.into()));
-        assert_eq!(totals[1], (&"tokens".into(), &(i64::MAX - 1).into()));
-        assert_eq!(totals[2].1, sum, "{rows:#?}");
-    }
-    world.finish().await;
-}
-
-async fn a_month_with_a_lost_report_is_refused(mut world: World) {
-    use_hostile_accounts(&mut world).await;
-    let of_account: Vec<&str> = MARCH.into_iter().chain(["--account=acct"]).collect();
-    for args in [&MARCH[..], &of_account] {
-        let (_, notes) = world.export_at(at(NOW), args).await.unwrap();
-        assert!(
-            notes.contains("the ledger check has no difference"),
-            "{notes}"
-        );
-    }
-    let lost = "DELETE FROM usage_reports WHERE quantity = 512";
-    world.execute_sql(lost).await;
-    for args in [&MARCH[..], &of_account] {
-        let why = world.export_at(at(NOW), args).await.unwrap_err();
-        assert!(why.contains("the ledger check"), "{why}");
-        assert!(why.contains("committed"), "{why}");
-    }
-    // The rows alone do not show it.
-    let open: Vec<&str> = MARCH.into_iter().chain(["--open"]).collect();
-    let (rows, notes) = world.export_at(at(NOW), &open).await.unwrap();
-    assert_eq!(figure(&parsed(&rows), None, "counted"), 1_000_000_001_454);
-    assert!(!notes.contains("ledger"), "{notes}");
-    // As if it had never been acknowledged.
-    let forgotten = "UPDATE commits SET quantity = 0 WHERE quantity = 512";
-    world.execute_sql(forgotten).await;
-    world.export_at(at(NOW), &MARCH).await.unwrap();
     world.finish().await;
 }
 
