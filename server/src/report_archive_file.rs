@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         Millis,
-        decision::Decision,
+        decision::{Action, Decided, Decision},
         hex::hex,
         report_archive::{ArchiveFile, ArchiveTotals},
         report_fold::{FinishedReport, Fold},
@@ -200,6 +200,27 @@ impl Line {
             looked_up_at: report.looked_up_at,
             decisions: finished.decisions.iter().map(DecisionPart::from).collect(),
         }
+    }
+}
+
+impl Line {
+    /// When and what admins decided on the report.
+    ///
+    /// # Errors
+    /// In words: an action is not known.
+    pub(crate) fn decided(&self) -> Result<Vec<Decided>, String> {
+        let parts = self.decisions.iter();
+        let decided = parts.map(|part| {
+            let action = Action::ALL
+                .into_iter()
+                .find(|action| action.name() == part.action);
+            let action = action.ok_or_else(|| format!("unknown action {}", part.action))?;
+            Ok(Decided {
+                at: part.decided_at,
+                action,
+            })
+        });
+        decided.collect()
     }
 }
 

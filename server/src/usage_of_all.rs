@@ -11,7 +11,9 @@ use crate::{
         meter::Meters,
         period::{Granularity, MAX_POINTS, parse_zone, split},
         report::State,
-        usage_list::{AccountUsage, UsageOrder, UsagePlace, period_of_all, width_of_parts},
+        usage_list::{
+            AccountUsage, UsageOrder, UsagePlace, check_parts, period_of_all, width_of_parts,
+        },
         violation::{Reason, Violation},
         window::{Interval, Slots},
     },
@@ -135,6 +137,7 @@ impl UsageOfAll {
         };
         let points = split(meters)?;
         let width = width_of_parts(period, &points);
+        check_parts(period, width, meters)?;
         let (store, only) = (self.store.clone(), filter.meter.clone());
         let read = async move { store.summed_usage(&filter, width, top.into()).await };
         let mut summed = self.in_turn(read).await?;
@@ -231,4 +234,40 @@ fn check_states(meters: &[MeterSummary]) -> Result<()> {
          ask for a shorter period, a coarser granularity or one meter"
     );
     Err(Violation::new(Reason::TooManyPoints, "granularity", message).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meter(points: usize, states: &[State]) -> MeterSummary {
+        let interval = Interval { start: 0, end: 1 };
+        let states: StateSums = states.iter().map(|state| (*state, 1)).collect();
+        MeterSummary {
+            meter: Arc::from("tokens"),
+            unit: Arc::from(""),
+            quantities: Quantities::default(),
+            states: StateSums::new(),
+            points: vec![(interval, states); points],
+            accounts: 0,
+            top: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn at_most_a_hundred_thousand_sums_by_state_are_returned() {
+        let two = [State::Open, State::Invoiced];
+        let full = meter(49_999, &two);
+        let fits = [full.clone(), meter(2, &[State::Open]), meter(5_000, &[])];
+        assert!(check_states(&fits).is_ok());
+        let refused = check_states(&[full, meter(3, &[State::Open])]).unwrap_err();
+        let Error::Invalid(violations) = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(violations[0].reason, Reason::TooManyPoints);
+        for part in ["100001 sums", "at most 100000", "shorter period"] {
+            let message = &violations[0].message;
+            assert!(message.contains(part), "{message}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::{
             month_around, parse_zone, round_outward, split,
         },
         report::State,
+        violation::{Violation, quoted},
         window::{Interval, Slots},
     },
     error::{Error, Result},
@@ -65,24 +66,24 @@ pub(crate) struct Quantities {
 
 impl Quantities {
     /// The total counted.
-    pub(crate) fn total(&self) -> i64 {
+    pub(crate) fn total(&self) -> i128 {
         let total = self.reported.saturating_add(self.not_yet_reported);
-        in_64_bits(total.saturating_add(self.not_billable))
+        total.saturating_add(self.not_billable)
     }
 
     /// What Stripe has accepted.
-    pub(crate) fn reported(&self) -> i64 {
-        in_64_bits(self.reported)
+    pub(crate) fn reported(&self) -> i128 {
+        self.reported
     }
 
     /// What Stripe will get.
-    pub(crate) fn not_yet_reported(&self) -> i64 {
-        in_64_bits(self.not_yet_reported)
+    pub(crate) fn not_yet_reported(&self) -> i128 {
+        self.not_yet_reported
     }
 
     /// What Stripe never gets.
-    pub(crate) fn not_billable(&self) -> i64 {
-        in_64_bits(self.not_billable)
+    pub(crate) fn not_billable(&self) -> i128 {
+        self.not_billable
     }
 
     /// Adds usage in a state.
@@ -96,10 +97,20 @@ impl Quantities {
     }
 }
 
-/// A sum, or what is nearest to it if it has more than 64 bits.
-pub(crate) fn in_64_bits(sum: i128) -> i64 {
-    let limit = if sum < 0 { i64::MIN } else { i64::MAX };
-    i64::try_from(sum).unwrap_or(limit)
+/// A sum of a meter's usage, as a response has it.
+///
+/// # Errors
+/// It has more than 64 bits.
+pub(crate) fn in_64_bits(meter: &str, sum: i128) -> Result<i64, Violation> {
+    i64::try_from(sum).map_err(|_| {
+        let message = format!(
+            "the usage of meter {} in this period is {sum}, and a sum in an answer is from {} to {}; ask for a shorter period",
+            quoted(meter),
+            i64::MIN,
+            i64::MAX
+        );
+        Violation::invalid("period", message)
+    })
 }
 
 /// Runs a query. An unknown account has zero usage.
@@ -233,5 +244,33 @@ fn meter_usage(
         unit: Arc::clone(unit),
         quantities,
         points: series,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_beyond_64_bits_is_refused_with_its_meter() {
+        for fits in [0, i64::MIN, i64::MAX] {
+            assert_eq!(in_64_bits("tokens", fits.into()), Ok(fits));
+        }
+        for sum in [i128::from(i64::MAX) + 1, i128::from(i64::MIN) - 1] {
+            let violation = in_64_bits("tokens", sum).unwrap_err();
+            assert_eq!(violation.field, "period");
+            for part in ["\"tokens\"", &sum.to_string(), "9223372036854775807"] {
+                assert!(violation.message.contains(part), "{}", violation.message);
+            }
+        }
+    }
+
+    #[test]
+    fn the_total_of_large_parts_is_exact() {
+        let mut quantities = Quantities::default();
+        for state in [State::Open, State::Invoiced, State::NotBillable] {
+            quantities.add(state, i64::MAX.into());
+        }
+        assert_eq!(quantities.total(), i128::from(i64::MAX) * 3);
     }
 }

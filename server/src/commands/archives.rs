@@ -1,5 +1,5 @@
 //! `usage-server archives verify`: compares each archive's file with its SHA-256, and its reports with the sums that they
-//! were folded into. It only reads; a server may be running.
+//! were folded into, and with the decisions that are kept there. It only reads; a server may be running.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,6 +15,7 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
+        decision::Decided,
         report::State,
         report_archive::ReportArchive,
         report_fold::{FoldedReport, same_usage},
@@ -189,10 +190,24 @@ async fn file_faults(
                 "its row {id} has {} units of {} reports in the database; the file has {} of {}",
                 row.quantity, row.reports, sum.quantity, sum.reports
             )),
+            Some(row) if row.decisions != sum.decisions => faults.push(format!(
+                "its row {id} has {} in the database; the file has {}",
+                decisions_of(&row),
+                decisions_of(sum)
+            )),
             Some(_) => {}
         }
     }
     Ok(faults)
+}
+
+/// The decisions of a row, as they are stored.
+fn decisions_of(row: &FoldedReport) -> String {
+    let texts = Decided::texts(&row.decisions);
+    texts.map_or_else(
+        || "no decision".to_owned(),
+        |texts| format!("the decisions {texts}"),
+    )
 }
 
 /// The sums of the reports of a file, by the row that they were folded into.
@@ -229,6 +244,10 @@ fn sums_of(lines: &[Line]) -> Result<BTreeMap<(AccountId, Millis, Uuid), FoldedR
         sum.reports = sum.reports.saturating_add(1);
         sum.first_at = sum.first_at.min(line.first_at);
         sum.last_at = sum.last_at.max(line.last_at);
+        sum.decisions.extend(line.decided()?);
+    }
+    for sum in sums.values_mut() {
+        sum.decisions.sort_unstable();
     }
     Ok(sums)
 }

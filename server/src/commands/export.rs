@@ -146,13 +146,15 @@ pub async fn run(
     let closed = store.close().await;
     let exported = exported?;
     closed.map_err(|error| ExportError::Failed(error.to_string()))?;
-    if selection.sign_off.is_some() {
+    if let Some(sign_off) = &selection.sign_off {
         let file = command.out.as_deref().map(Path::display);
         let name = file.map_or_else(|| "standard output".to_owned(), |name| name.to_string());
         writeln!(
             notes,
-            "{name}: {} rows, their totals equal the ledger check; SHA-256 {}",
-            exported.rows, exported.sha256
+            "{name}: {} rows, {}; SHA-256 {}",
+            exported.rows,
+            sign_off.compared(command.open),
+            exported.sha256
         )?;
     }
     Ok(exported)
@@ -169,6 +171,7 @@ async fn export(
         Some(sign_off) if !command.open => {
             let read = write_rows(store, command, selection, &mut io::sink()).await?;
             sign_off.check_is_closed(&read.waiting)?;
+            sign_off.check_is_balanced(store).await?;
             Some(read.exported)
         }
         _ => None,

@@ -128,7 +128,8 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
     }
 }
 
-fn in_force_at(links: &[Link], at: Millis) -> Option<&Link> {
+/// The link that applies to a time.
+pub fn in_force_at(links: &[Link], at: Millis) -> Option<&Link> {
     links
         .iter()
         .filter(|link| link.valid_from <= at)

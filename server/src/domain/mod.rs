@@ -7,6 +7,7 @@ pub mod access;
 pub mod account;
 pub mod account_deletion;
 pub mod account_id;
+pub mod acknowledged_times;
 pub mod api_key;
 pub mod audit;
 pub mod billed_usage;

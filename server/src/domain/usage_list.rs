@@ -3,15 +3,18 @@
 use std::fmt;
 
 use super::{
-    Millis,
+    MINUTE_MS, Millis,
     account_id::AccountId,
     period::{check_edges, check_length, round_outward},
-    violation::Violation,
+    violation::{Reason, Violation},
     window::{Interval, Slots},
 };
 
 /// The largest number of accounts of a meter that a summary names.
 pub const MAX_TOP_ACCOUNTS: u32 = 100;
+
+/// How many parts of a period, times the meters, a summary sums.
+pub const MAX_PARTS: i64 = 1_000_000;
 
 /// The usage of one account of one meter in a period.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +115,30 @@ pub fn width_of_parts(period: Interval, points: &[Interval]) -> Millis {
     offsets.fold(0, greatest_divisor).max(1)
 }
 
+/// Validates that the engine does not have to sum more parts of a period than a read may take.
+///
+/// # Errors
+/// There are more than [`MAX_PARTS`] for `meters` of them.
+pub fn check_parts(period: Interval, width: Millis, meters: usize) -> Result<(), Violation> {
+    let length = period.end.saturating_sub(period.start);
+    let parts = length.checked_div(width).unwrap_or(length);
+    let meters = i64::try_from(meters).unwrap_or(i64::MAX);
+    let all = parts.saturating_mul(meters);
+    if all <= MAX_PARTS {
+        return Ok(());
+    }
+    let message = format!(
+        "the points consist of parts of {} minutes, {parts} in the period for each of {meters} meters; that is {all} to sum, \
+         and at most {MAX_PARTS} may be summed; ask for a shorter period, for UTC or for one meter",
+        width.checked_div(MINUTE_MS).unwrap_or(width)
+    );
+    Err(Violation::new(
+        Reason::TooManyPoints,
+        "granularity",
+        message,
+    ))
+}
+
 /// The greatest common divisor of two numbers that are not negative.
 fn greatest_divisor(one: Millis, other: Millis) -> Millis {
     let (mut one, mut other) = (one, other);
@@ -142,6 +169,52 @@ mod tests {
             assert_eq!(parse_prefix(wrong).unwrap_err().field, "account_prefix");
         }
         assert!(parse_prefix(&"a".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn at_most_a_million_parts_are_summed() {
+        let of_hours = |hours| Interval {
+            start: 7 * HOUR_MS,
+            end: (7 + hours) * HOUR_MS,
+        };
+        for (hours, meters) in [(1_000_000, 1), (500_000, 2), (24, 0)] {
+            assert_eq!(check_parts(of_hours(hours), HOUR_MS, meters), Ok(()));
+        }
+        assert_eq!(check_parts(of_hours(24_000_000), DAY_MS, 1), Ok(()));
+        for (hours, meters, parts) in [
+            (
+                1_000_001,
+                1,
+                ["1000001 in", "of 1 meters", "1000001 to sum"],
+            ),
+            (500_001, 2, ["500001 in", "of 2 meters", "1000002 to sum"]),
+        ] {
+            let refused = check_parts(of_hours(hours), HOUR_MS, meters).unwrap_err();
+            assert_eq!(refused.reason, Reason::TooManyPoints);
+            assert_eq!(refused.field, "granularity");
+            let words = [&parts[..], &["60 minutes", "1000000", "UTC", "shorter"]].concat();
+            for word in words {
+                assert!(refused.message.contains(word), "{}", refused.message);
+            }
+        }
+    }
+
+    #[test]
+    fn ten_years_of_days_are_summed_by_day_in_utc_and_by_hour_elsewhere() {
+        // From the first of January 2026 on.
+        let period = Interval {
+            start: 20_454 * DAY_MS,
+            end: (20_454 + 3_660) * DAY_MS,
+        };
+        let slots = Slots::from_mins(60).unwrap();
+        let width_in = |zone: &str| {
+            let zone = parse_zone(zone).unwrap();
+            let points = split(period, Granularity::Month, zone, slots, 12).unwrap();
+            width_of_parts(period, &points)
+        };
+        assert_eq!(check_parts(period, width_in("UTC"), 12), Ok(()));
+        assert_eq!(check_parts(period, width_in("Europe/Vienna"), 11), Ok(()));
+        assert!(check_parts(period, width_in("Europe/Vienna"), 12).is_err());
     }
 
     proptest! {

@@ -43,7 +43,6 @@ use crate::{
     },
 };
 
-/// What page tokens of accounts are for.
 /// What page tokens of linked accounts are for, and those of all accounts.
 const LINKED: &str = "accounts";
 const ALL: &str = "accounts and counted";

@@ -57,8 +57,10 @@ impl UsageRpc {
             Some(last) if has_more => page_token::encode(&name, &UsagePlace::of(last).to_string()),
             _ => String::new(),
         };
+        let usage = usage.into_iter();
+        let usage = usage.map(|one| account_usage(&request.meter, one));
         Ok(Response::new(v1::ListUsageResponse {
-            usage: usage.into_iter().map(account_usage).collect(),
+            usage: usage.collect::<Result<_, _>>().map_err(Error::from)?,
             next_page_token,
             period: Some(wire::period(period)),
             unit: self.usage_of_all.unit_of(&request.meter),
@@ -92,12 +94,13 @@ impl UsageRpc {
         };
         let as_of = self.clock.now();
         let summary = self.usage_of_all.summary(query).await?;
+        let meters = summary.meters.into_iter().map(meter_summary);
         Ok(Response::new(v1::GetSummaryResponse {
             period: Some(wire::period(period)),
             granularity: wire_granularity.into(),
             time_zone: summary.zone.name().to_owned(),
             as_of: Some(wire::timestamp(as_of)),
-            meters: summary.meters.into_iter().map(meter_summary).collect(),
+            meters: meters.collect::<Result<_, _>>().map_err(Error::from)?,
         }))
     }
 
@@ -132,43 +135,48 @@ fn top_accounts(number: i32) -> std::result::Result<u32, Violation> {
     })
 }
 
-fn account_usage(usage: AccountUsage) -> v1::AccountUsage {
-    v1::AccountUsage {
+fn account_usage(meter: &str, usage: AccountUsage) -> Result<v1::AccountUsage, Violation> {
+    Ok(v1::AccountUsage {
+        quantity: in_64_bits(meter, usage.quantity)?,
         account_id: usage.account_id,
-        quantity: in_64_bits(usage.quantity),
-    }
+    })
 }
 
-fn meter_summary(meter: MeterSummary) -> v1::MeterSummary {
-    v1::MeterSummary {
-        meter: meter.meter.to_string(),
+fn meter_summary(meter: MeterSummary) -> Result<v1::MeterSummary, Violation> {
+    let name = &*meter.meter;
+    let points = meter.points.into_iter();
+    let points = points.map(|(interval, states)| point(name, interval, &states));
+    let top = meter.top.into_iter().map(|one| account_usage(name, one));
+    Ok(v1::MeterSummary {
+        meter: name.to_owned(),
         unit: meter.unit.to_string(),
-        quantities: Some(quantities(meter.quantities)),
-        states: state_usage(&meter.states),
-        points: meter
-            .points
-            .into_iter()
-            .map(|(interval, states)| v1::SummaryPoint {
-                period: Some(wire::period(interval)),
-                total: in_64_bits(
-                    states
-                        .values()
-                        .fold(0, |sum: i128, one| sum.saturating_add(*one)),
-                ),
-                states: state_usage(&states),
-            })
-            .collect(),
+        quantities: Some(quantities(name, meter.quantities)?),
+        states: state_usage(name, &meter.states)?,
+        points: points.collect::<Result<_, _>>()?,
         accounts: meter.accounts,
-        top_accounts: meter.top.into_iter().map(account_usage).collect(),
-    }
+        top_accounts: top.collect::<Result<_, _>>()?,
+    })
 }
 
-fn state_usage(states: &StateSums) -> Vec<v1::StateUsage> {
-    let states = states.iter();
-    states
-        .map(|(state, quantity)| v1::StateUsage {
+fn point(
+    meter: &str,
+    interval: Interval,
+    states: &StateSums,
+) -> Result<v1::SummaryPoint, Violation> {
+    let total = states.values().copied().fold(0, i128::saturating_add);
+    Ok(v1::SummaryPoint {
+        period: Some(wire::period(interval)),
+        total: in_64_bits(meter, total)?,
+        states: state_usage(meter, states)?,
+    })
+}
+
+fn state_usage(meter: &str, states: &StateSums) -> Result<Vec<v1::StateUsage>, Violation> {
+    let states = states.iter().map(|(state, quantity)| {
+        Ok(v1::StateUsage {
             state: wire::state_number(*state),
-            quantity: in_64_bits(*quantity),
+            quantity: in_64_bits(meter, *quantity)?,
         })
-        .collect()
+    });
+    states.collect()
 }

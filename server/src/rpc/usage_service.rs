@@ -34,7 +34,7 @@ use crate::{
     reconciliation::Reconciler,
     store::{Store, report_filter::ReportFilter, report_place::ReportPlace},
     usage_of_all::UsageOfAll,
-    usage_query,
+    usage_query::{self, in_64_bits},
     workers::reporter::Reporter,
 };
 
@@ -174,13 +174,15 @@ impl UsageService for UsageRpc {
             self.clock.now(),
         )
         .await?;
+        let meters = summary.meters.into_iter().map(meter_usage);
+        let meters = meters.collect::<Result<_, _>>().map_err(Error::from)?;
         Ok(Response::new(v1::GetResponse {
             account_id: summary.account_id,
             period: Some(wire::period(summary.period)),
             granularity: wire_granularity.into(),
             time_zone: summary.zone.name().to_owned(),
             as_of: Some(wire::timestamp(summary.as_of)),
-            meters: summary.meters.into_iter().map(meter_usage).collect(),
+            meters,
         }))
     }
 
@@ -366,27 +368,32 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
     })
 }
 
-fn meter_usage(meter: usage_query::MeterUsage) -> v1::MeterUsage {
-    v1::MeterUsage {
-        meter: meter.meter.to_string(),
+fn meter_usage(meter: usage_query::MeterUsage) -> Result<v1::MeterUsage, Violation> {
+    let name = &*meter.meter;
+    let points = meter.points.into_iter().map(|(interval, sums)| {
+        Ok(v1::UsagePoint {
+            period: Some(wire::period(interval)),
+            quantities: Some(quantities(name, sums)?),
+        })
+    });
+    Ok(v1::MeterUsage {
+        meter: name.to_owned(),
         unit: meter.unit.to_string(),
-        quantities: Some(quantities(meter.quantities)),
-        points: meter
-            .points
-            .into_iter()
-            .map(|(interval, sums)| v1::UsagePoint {
-                period: Some(wire::period(interval)),
-                quantities: Some(quantities(sums)),
-            })
-            .collect(),
-    }
+        quantities: Some(quantities(name, meter.quantities)?),
+        points: points.collect::<Result<_, Violation>>()?,
+    })
 }
 
-pub(super) fn quantities(sums: usage_query::Quantities) -> v1::Quantities {
-    v1::Quantities {
-        total: sums.total(),
-        reported: sums.reported(),
-        not_yet_reported: sums.not_yet_reported(),
-        not_billable: sums.not_billable(),
-    }
+/// The sums of a meter.
+pub(super) fn quantities(
+    meter: &str,
+    sums: usage_query::Quantities,
+) -> Result<v1::Quantities, Violation> {
+    let whole = |sum| in_64_bits(meter, sum);
+    Ok(v1::Quantities {
+        total: whole(sums.total())?,
+        reported: whole(sums.reported())?,
+        not_yet_reported: whole(sums.not_yet_reported())?,
+        not_billable: whole(sums.not_billable())?,
+    })
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{ConnectionTrait as _, Statement};
+use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Statement};
 
-use super::Store;
+use super::{Store, usage_of_accounts::PARTS, usage_sums::PART};
 use crate::{
     domain::report::State,
     entity::usage_report::{UsageReportKind, UsageReportState},
@@ -42,11 +42,11 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn ledger_totals(&self) -> Result<LedgerTotals> {
-        const SUMS: &str = "\
-            SELECT NULL AS kind, NULL AS state, CAST(SUM(quantity) AS bigint) AS quantity FROM commits \
-            UNION ALL \
-            SELECT kind, state, CAST(SUM(quantity) AS bigint) FROM all_reports GROUP BY kind, state";
-        let statement = Statement::from_string(self.backend(), SUMS);
+        let sums = format!(
+            "SELECT NULL AS kind, NULL AS state, {PARTS} FROM commits UNION ALL \
+             SELECT kind, state, {PARTS} FROM all_reports GROUP BY kind, state"
+        );
+        let statement = Statement::from_string(self.backend(), sums);
         let mut totals = LedgerTotals {
             committed: 0,
             reports: BTreeMap::new(),
@@ -54,8 +54,7 @@ impl Store {
         };
         for row in self.reader.query_all_raw(statement).await? {
             let kind: Option<UsageReportKind> = row.try_get("", "kind")?;
-            let sum: Option<i64> = row.try_get("", "quantity")?;
-            let sum = i128::from(sum.unwrap_or(0));
+            let sum = sum(&row)?;
             match kind {
                 None => totals.committed = sum,
                 Some(UsageReportKind::Usage) => {
@@ -72,4 +71,15 @@ impl Store {
         }
         Ok(totals)
     }
+}
+
+/// The sum of a row, of which the engine only added parts: all usage together can have more than 64 bits.
+fn sum(row: &QueryResult) -> std::result::Result<i128, DbErr> {
+    // Of no commits, both are null.
+    let part = |name| -> std::result::Result<i128, DbErr> {
+        let sum: Option<i64> = row.try_get("", name)?;
+        Ok(sum.unwrap_or(0).into())
+    };
+    let whole = part("parts")?.saturating_mul(PART.into());
+    Ok(whole.saturating_add(part("rest")?))
 }

@@ -111,13 +111,19 @@ fn by_account(
 ) -> (String, Vec<Value>) {
     let mut parameters = Parameters::default();
     let after = after.map_or("", |place| place.account_id.as_str());
-    let after = parameters.add(after);
-    let condition = parameters.condition(filter);
+    let (compared, bound) = lower_bound(after, &filter.prefix);
+    let bound = parameters.add(bound);
+    let mut condition = format!("account_id {compared} {bound}");
+    if let Some(after_all) = end_of_prefix(&filter.prefix) {
+        let end = parameters.add(after_all);
+        condition = format!("{condition} AND account_id < {end}");
+    }
+    let reports = parameters.condition_of_reports(filter);
     let limit = parameters.add(limit);
     let sums = union(|table| {
         format!(
             "SELECT account_id, parts, rest FROM (SELECT account_id, {PARTS} FROM {table} \
-             WHERE account_id > {after} AND {condition} GROUP BY account_id ORDER BY account_id LIMIT {limit}) AS {table}_sums"
+             WHERE {condition} AND {reports} GROUP BY account_id ORDER BY account_id LIMIT {limit}) AS {table}_sums"
         )
     });
     let sql = format!(
@@ -125,6 +131,16 @@ fn by_account(
          SELECT account_id, {HIGH_AND_LOW} FROM sums ORDER BY account_id LIMIT {limit}"
     );
     (sql, parameters.0)
+}
+
+/// Where the accounts of a page begin: after one, or with a prefix. SQLite begins to read an index at the first of several
+/// lower bounds, also if that is the lower one.
+fn lower_bound<'a>(after: &'a str, prefix: &'a str) -> (&'static str, &'a str) {
+    if after < prefix {
+        (">=", prefix)
+    } else {
+        (">", after)
+    }
 }
 
 fn by_quantity(
@@ -194,16 +210,22 @@ impl Parameters {
 
     /// Whether a report matches a filter.
     pub(super) fn condition(&mut self, filter: &UsageFilter) -> String {
+        let reports = self.condition_of_reports(filter);
+        let Some(after_all) = end_of_prefix(&filter.prefix) else {
+            return reports;
+        };
+        let (first, end) = (self.add(filter.prefix.as_str()), self.add(after_all));
+        format!("account_id >= {first} AND account_id < {end} AND {reports}")
+    }
+
+    /// Whether a report matches a filter, of whatever account it is.
+    fn condition_of_reports(&mut self, filter: &UsageFilter) -> String {
         let start = self.add(filter.period.start);
         let end = self.add(filter.period.end);
         let mut condition = format!("window_start >= {start} AND window_start < {end}");
         if let Some(meter) = &filter.meter {
             let meter = self.add(meter.as_str());
             condition = format!("{condition} AND meter = {meter}");
-        }
-        if let Some(after_all) = end_of_prefix(&filter.prefix) {
-            let (first, end) = (self.add(filter.prefix.as_str()), self.add(after_all));
-            condition = format!("account_id >= {first} AND account_id < {end} AND {condition}");
         }
         condition
     }
@@ -216,4 +238,42 @@ fn account_usage(row: &QueryResult) -> std::result::Result<AccountUsage, DbErr> 
         account_id: row.try_get("", "account_id")?,
         quantity: whole.saturating_add(i128::from(low)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_begins_with_its_prefix_or_after_an_account() {
+        for (after, prefix, expected) in [
+            ("", "", (">", "")),
+            ("a", "", (">", "a")),
+            ("", "team:", (">=", "team:")),
+            ("a", "team:", (">=", "team:")),
+            ("team:", "team:", (">", "team:")),
+            ("team:1", "team:", (">", "team:1")),
+        ] {
+            assert_eq!(lower_bound(after, prefix), expected, "{after} {prefix}");
+        }
+    }
+
+    #[test]
+    fn a_page_by_account_has_one_lower_bound() {
+        let filter = UsageFilter {
+            meter: Some("tokens".to_owned()),
+            period: Interval { start: 0, end: 1 },
+            prefix: "team:".to_owned(),
+        };
+        let after = UsagePlace {
+            quantity: 0,
+            account_id: "team:1".to_owned(),
+        };
+        for after in [None, Some(&after)] {
+            let (sql, values) = by_account(&filter, after, 10);
+            let bounds = sql.matches("account_id >").count();
+            assert_eq!(bounds, TABLES.len(), "{sql}");
+            assert_eq!(values.len(), 6, "{sql}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{
-    Error, GetSummary, Granularity, ListUsage, Reason,
+    Error, Get, GetSummary, Granularity, ListUsage, Reason,
     proto::{
         self, GetSummaryRequest, KeyRole, ListUsageRequest,
         usage_service_client::UsageServiceClient,
@@ -22,6 +22,7 @@ on_both_engines!(
     a_key_with_a_prefix_sees_its_accounts,
     a_key_with_a_meter_sees_it_of_all_accounts,
     a_summary_has_at_most_ten_thousand_points,
+    a_sum_beyond_64_bits_is_refused_with_its_meter,
 );
 
 async fn a_page_token_belongs_to_its_query(world: World) {
@@ -244,5 +245,44 @@ async fn a_summary_has_at_most_ten_thousand_points(world: World) {
     let one = query(10_000).meter("tokens");
     let one = world.client().get_summary(one).await.unwrap();
     assert_eq!(one.meters[0].points.len(), 10_000);
+    world.finish().await;
+}
+
+async fn a_sum_beyond_64_bits_is_refused_with_its_meter(world: World) {
+    let large = i64::MAX - 1;
+    for (account, ago) in [("a", 2), ("b", 2), ("c", 2), ("c", 5)] {
+        world
+            .insert_folded(account, "tokens", large, hours_ago(ago))
+            .await;
+    }
+    world.count("a", 5, hours_ago(2)).await;
+    let client = world.client();
+    // Each account alone is shown, and another meter too.
+    let (start, end) = (hours_ago(3), hours_ago(1));
+    let page = client.list_usage(ListUsage::of("tokens", start, end));
+    let listed: Vec<_> = page.await.unwrap().usage.into_iter().map(pair).collect();
+    let expected = ["a", "b", "c"].map(|account| (account.to_owned(), large));
+    assert_eq!(listed, expected);
+    let calls = GetSummary::of(start, end).meter("api_calls");
+    let calls = client.get_summary(calls).await.unwrap();
+    assert_eq!(calls.meters[0].quantities.total, 5);
+    let one = GetSummary::of(start, end).account_prefix("a");
+    let one = client.get_summary(one).await.unwrap();
+    assert_eq!(one.meter("tokens").unwrap().quantities.total, large);
+    let summary = GetSummary::of(start, end).top_accounts(3);
+    let answer = client.get_summary(summary).await;
+    let text = refused(answer, "period", &Reason::InvalidField);
+    for part in ["\"tokens\"", "27670116110564327418", "shorter period"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // An account whose sum is beyond them.
+    let start = hours_ago(6);
+    let page = client.list_usage(ListUsage::of("tokens", start, end));
+    let text = refused(page.await, "period", &Reason::InvalidField);
+    assert!(text.contains("18446744073709551612"), "{text}");
+    let get = Get::account("c").period(start, end);
+    let answer = client.get(get).await;
+    let text = refused(answer, "period", &Reason::InvalidField);
+    assert!(text.contains("18446744073709551612"), "{text}");
     world.finish().await;
 }

@@ -19,6 +19,7 @@ mod schema;
 mod setup;
 mod setup_differences;
 mod sign_off;
+mod sign_off_checks;
 mod stripe_api;
 mod tls;
 pub(crate) mod webhooks;

@@ -25,12 +25,12 @@ on_both_engines!(
     flags_of_other_kinds_are_refused,
 );
 
-const NOW: &str = "2027-04-05T10:00:00Z";
-const MARCH: [&str; 3] = ["sign-off", "--month", "2027-03"];
+pub(super) const NOW: &str = "2027-04-05T10:00:00Z";
+pub(super) const MARCH: [&str; 3] = ["sign-off", "--month", "2027-03"];
 
 /// Accounts whose ids begin like formulas, with usage in March that is about to be in every state, and some in April. The
 /// quantity of each report is another one.
-async fn use_hostile_accounts(world: &mut World) {
+pub(super) async fn use_hostile_accounts(world: &mut World) {
     world.freeze(at(NOW)).await;
     let march = at("2027-03-20T05:00:00Z");
     for (account, meter, quantity, time) in [
@@ -124,7 +124,7 @@ async fn set(world: &World, quantity: i64, state: &str) {
 }
 
 /// The month of [`use_hostile_accounts`], as every engine exports it.
-const EXPORTED: &str = "\
+pub(super) const EXPORTED: &str = "\
 row,account_id,customer,meter,period_start,period_end,reports,counted,already_sent,corrected,not_billable,written_off,reported,confirmed,invoiced,acknowledged,difference,open,to_send,no_customer,needs_decision,final,decisions,decided\r\n\
 usage,'+a/b,cus,api_calls,2027-03-01T00:00:00Z,2027-04-01T00:00:00Z,1,0,64,0,0,0,64,64,64,0,0,0,0,0,0,true,0,[]\r\n\
 usage,'-2+3,cus,api_calls,2027-03-01T00:00:00Z,2027-04-01T00:00:00Z,1,32,0,0,0,32,0,0,0,0,0,0,0,0,0,true,1,\"[\"\"write_off 2027-04-05T10:00:00Z\"\"]\"\r\n\
@@ -180,19 +180,19 @@ async fn a_month_is_the_same_to_the_byte_on_both_engines(mut world: World) {
     world.finish().await;
 }
 
-fn parsed(lines: &str) -> Vec<Value> {
+pub(super) fn parsed(lines: &str) -> Vec<Value> {
     let lines = lines.lines();
     lines
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
-async fn exported(world: &World, now: DateTime<Utc>, args: &[&str]) -> Vec<Value> {
+pub(super) async fn exported(world: &World, now: DateTime<Utc>, args: &[&str]) -> Vec<Value> {
     parsed(&world.export_at(now, args).await.unwrap().0)
 }
 
 /// The figure of the only row of an account, or of the total.
-fn figure(rows: &[Value], account: Option<&str>, name: &str) -> i64 {
+pub(super) fn figure(rows: &[Value], account: Option<&str>, name: &str) -> i64 {
     let is_meant = |row: &&Value| match account {
         Some(account) => row["account_id"] == account,
         None => row["row"] == "total",

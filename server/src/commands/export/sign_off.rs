@@ -115,7 +115,7 @@ impl SignOff {
                 None => break,
             }
         }
-        if self.months.month.is_none() && self.account.is_none() {
+        if self.is_of_all() {
             check_ledger(store, &waiting.totals).await?;
         }
         self.write_totals(&by_meter, &waiting, writer)?;
@@ -181,6 +181,40 @@ impl SignOff {
         Ok(())
     }
 
+    /// Refuses if the ledger check finds a difference, in whichever month: a report that is missing is in no row, and in no sum
+    /// of reports, so the rows of its month agree with each other. Totals of all months are compared when they are written.
+    pub(super) async fn check_is_balanced(&self, store: &Store) -> Result<(), ExportError> {
+        if self.is_of_all() {
+            return Ok(());
+        }
+        let ledger = store.ledger_totals().await?;
+        if ledger.is_balanced() {
+            return Ok(());
+        }
+        Err(ExportError::Failed(format!(
+            "the ledger check has {} committed and {} in reports, so usage of some month may be missing: see the line \
+             `ledger check` of doctor",
+            ledger.committed,
+            ledger.counted()
+        )))
+    }
+
+    /// Whether the rows are those of all accounts and months.
+    fn is_of_all(&self) -> bool {
+        self.months.month.is_none() && self.account.is_none()
+    }
+
+    /// What was compared, in words. `is_open` says whether it is exported as it is.
+    pub(super) fn compared(&self, is_open: bool) -> &'static str {
+        match (self.is_of_all(), is_open) {
+            (true, _) => "their totals equal the ledger check",
+            (false, false) => {
+                "their totals equal the sums of their reports, and the ledger check has no difference"
+            }
+            (false, true) => "their totals equal the sums of their reports",
+        }
+    }
+
     /// Refuses a month that is not over, or in which something is not final.
     pub(super) fn check_is_closed(&self, waiting: &Waiting) -> Result<(), ExportError> {
         let name = &self.months.name;
@@ -214,7 +248,7 @@ async fn check_ledger(store: &Store, totals: &Figures) -> Result<(), ExportError
     }
     Err(ExportError::Failed(format!(
         "the rows have {} counted and {} corrected, and the ledger check {} committed, {} in reports and {} corrected: usage was \
-         counted meanwhile, or see the line `ledger` of doctor",
+         counted meanwhile, or see the line `ledger check` of doctor",
         totals.counted,
         totals.corrected,
         ledger.committed,

@@ -10,10 +10,11 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
+        acknowledged_times::{FoundDifference, acknowledged_times},
         sign_off::{AccountRows, Figures, utc_month},
         window::Interval,
     },
-    entity::invoice_comparison,
+    entity::invoice_comparison::{self, InvoiceComparisonFinding},
     store::connection::Transaction,
 };
 
@@ -25,38 +26,39 @@ pub(super) async fn add_acknowledged(
     rows: &mut AccountRows,
 ) -> Result<(), DbErr> {
     use invoice_comparison::Column as C;
-    let found: Vec<(String, String, Millis, Millis)> = invoice_comparison::Entity::find()
-        .select_only()
-        .columns([C::Customer, C::Meter, C::PeriodStart, C::PeriodEnd])
-        .filter(C::AccountId.eq(account_id))
-        .filter(C::AcknowledgedAt.is_not_null())
-        .order_by_asc(C::Customer)
-        .order_by_asc(C::Meter)
-        .order_by_asc(C::PeriodStart)
-        .into_tuple()
-        .all(tx)
-        .await?;
-    // Where several items charge for a meter, their periods may overlap: each report is counted once.
-    let mut covered: Option<(String, String, Millis)> = None;
-    for (customer, meter, start, end) in found {
-        let known = covered
-            .take()
-            .filter(|(of_customer, of_meter, _)| *of_customer == customer && *of_meter == meter);
-        let until = known.map_or(Millis::MIN, |(.., until)| until);
-        let period = Interval {
-            start: Ord::max(start, until),
-            end,
+    let found: Vec<(String, String, Millis, Millis, Option<Millis>)> =
+        invoice_comparison::Entity::find()
+            .select_only()
+            .columns([C::Customer, C::Meter, C::PeriodStart, C::PeriodEnd])
+            .column(C::AcknowledgedAt)
+            .filter(C::AccountId.eq(account_id))
+            .filter(C::Finding.ne(InvoiceComparisonFinding::Equal))
+            .order_by_asc(C::Customer)
+            .order_by_asc(C::Meter)
+            .into_tuple()
+            .all(tx)
+            .await?;
+    for own in found.chunk_by(|one, other| (&one.0, &one.1) == (&other.0, &other.1)) {
+        let Some((customer, meter, ..)) = own.first() else {
+            continue;
         };
-        if period.start < period.end {
+        let differences = own.iter().map(|(.., start, end, at)| FoundDifference {
+            period: Interval {
+                start: *start,
+                end: *end,
+            },
+            is_acknowledged: at.is_some(),
+        });
+        let differences: Vec<FoundDifference> = differences.collect();
+        for period in acknowledged_times(&differences) {
             let stream = (customer.as_str(), meter.as_str());
             add_confirmed(tx, account_id, stream, period, windows, rows).await?;
         }
-        covered = Some((customer, meter, Ord::max(end, until)));
     }
     Ok(())
 }
 
-/// Adds the confirmed reports of an acknowledged period, by the time at which Stripe bills them.
+/// Adds the confirmed reports of an acknowledged time, by the time at which Stripe bills them.
 async fn add_confirmed(
     tx: &Transaction,
     account_id: &AccountId,

@@ -1,7 +1,7 @@
 //! The files: what is in them, and what `usage-server archives verify` and `doctor` find.
 
 use chrono::TimeDelta;
-use usage_client::ResolveAction;
+use usage_client::{ResolveAction, ResolveReport};
 use usage_server::commands::doctor::Severity;
 
 use super::{AGE, COUNTED, begin, files, let_pass, lines, name_of, use_and_close, verified};
@@ -11,6 +11,7 @@ on_both_engines!(
     an_archive_has_every_column_of_its_reports,
     a_changed_file_is_found,
     changed_sums_are_found,
+    changed_decisions_are_found,
     doctor_checks_the_folder,
     a_folder_that_cannot_be_written_folds_nothing,
 );
@@ -26,12 +27,7 @@ async fn an_archive_has_every_column_of_its_reports(mut world: World) {
         .await;
     let reports = world.reports("free").await;
     let late = reports.iter().find(|report| report.quantity == 6).unwrap();
-    let decision = usage_client::ResolveReport::new(
-        &late.account_id,
-        &late.id,
-        ResolveAction::WriteOff,
-        "a gift",
-    );
+    let decision = ResolveReport::new("free", &late.id, ResolveAction::WriteOff, "a gift");
     world.client().resolve_report(decision).await.unwrap();
     let_pass(&mut world, AGE + TimeDelta::days(1)).await;
     let files = files(folder.path());
@@ -126,6 +122,35 @@ async fn changed_sums_are_found(mut world: World) {
     }
     let (is_well, printed) = verified(&world, folder.path()).await;
     assert!(is_well, "{printed}");
+    world.finish().await;
+}
+
+async fn changed_decisions_are_found(mut world: World) {
+    let folder = begin(&mut world).await;
+    use_and_close(&world, 6, at(COUNTED)).await;
+    let late = "UPDATE usage_reports SET state = 'too_late' WHERE quantity = 6";
+    world.execute_sql(late).await;
+    let report = world.reports("free").await.remove(0);
+    let decision = ResolveReport::new("free", &report.id, ResolveAction::WriteOff, "a gift");
+    world.client().resolve_report(decision).await.unwrap();
+    let_pass(&mut world, AGE + TimeDelta::days(1)).await;
+    let (is_well, printed) = verified(&world, folder.path()).await;
+    assert!(is_well, "{printed}");
+    for (change, words) in [
+        (
+            "REPLACE(decisions, 'write_off', 'retry')",
+            [":retry in the database", ":write_off"],
+        ),
+        ("NULL", ["has no decision in the database", ":write_off"]),
+    ] {
+        let change = format!("UPDATE folded_reports SET decisions = {change}");
+        world.execute_sql(&change).await;
+        let (is_well, printed) = verified(&world, folder.path()).await;
+        assert!(!is_well, "{printed}");
+        for word in words {
+            assert!(printed.contains(word), "{word} is not in {printed}");
+        }
+    }
     world.finish().await;
 }
 

@@ -7,7 +7,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection
 use usage_client::{ForceReport, Increment, ReportState};
 use usage_server::clock::Clock;
 
-use super::{TIMEOUT, World, time::Polls};
+use super::{Engine, TIMEOUT, World, time::Polls};
 
 impl World {
     /// Counts usage of the default meter at a time.
@@ -121,6 +121,31 @@ impl World {
             .execute_unprepared(statement)
             .await
             .expect("a change");
+    }
+
+    /// Inserts usage of an hour as if it had been counted, never billed and folded, in any quantity. No archive has it.
+    pub(crate) async fn insert_folded(
+        &self,
+        account: &str,
+        meter: &str,
+        quantity: i64,
+        hour: DateTime<Utc>,
+    ) {
+        let id = match self.engine {
+            Engine::Sqlite => "randomblob(16)",
+            Engine::Postgres => "gen_random_uuid()",
+        };
+        let start = hour.timestamp_millis();
+        let end = start + 3_600_000;
+        let folded = format!(
+            "INSERT INTO folded_reports (account_id, window_start, id, meter, window_end, state, quantity, reports, \
+             first_at, last_at, archive) VALUES ('{account}', {start}, {id}, '{meter}', {end}, 'not_billable', \
+             {quantity}, 1, {start}, {start}, 1)"
+        );
+        self.execute_sql(&folded).await;
+        let now = self.clock.now();
+        let commit = format!("INSERT INTO commits VALUES ({id}, 1, {quantity}, {now})");
+        self.execute_sql(&commit).await;
     }
 
     /// The number of rows of a table, or of a part of it: `commits WHERE quantity = 0`.
