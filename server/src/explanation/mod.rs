@@ -6,6 +6,7 @@
 
 mod increments;
 mod lines;
+mod one_report;
 mod place;
 
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use self::{
     increments::{Chunk, Entry},
     lines::{Lines, not_found, order_of, periods_of},
+    one_report::periods_of_report,
     place::{LineKey, MAX_REPORTS, Position, Search},
 };
 pub(crate) use self::{lines::Line, place::Place};
@@ -170,9 +172,12 @@ pub(crate) async fn explain(
             end: now.saturating_add(1),
         }))
     });
-    let periods = periods_of(store, query, place.time()).await?;
+    let mut periods = periods_of(store, query, place.time()).await?;
     if is_first && periods.is_empty() {
         return Err(not_found(query));
+    }
+    if let Some(id) = query.report_id {
+        periods = periods_of_report(store, periods, id).await?;
     }
     let mut chunk = match (&place.search, &place.next) {
         (Some(search), next) => go_on(store, query, periods, search, next.clone()).await?,

@@ -67,6 +67,7 @@ impl UsageRpc {
         let place = place
             .map(|text| Place::parse(&text).ok_or_else(wrong_token))
             .transpose()?;
+        let _turn = self.explanations.take().await?;
         let now = self.clock.now();
         let page = explanation::explain(&self.store, &query, place, limit, now).await?;
         let next = page.next.map(|next| next.to_text());

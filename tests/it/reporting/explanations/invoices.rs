@@ -134,6 +134,9 @@ async fn usage_of_a_running_period_is_explained_before_its_invoice(mut world: Wo
     assert_eq!((reports.len(), page.next_page_token), (1, None));
     assert!(reports[0].increments.is_empty());
     assert_eq!((reports[0].with_key, reports[0].without_key), (0, None));
+    let missing = ExplainInvoice::of_account("acct").report("0192f0c1-2b3c-7d4e-8f50-61728394a5b6");
+    let error = world.client().explain_invoice(missing).await.unwrap_err();
+    assert_eq!(error.reason(), Some(&Reason::ReportNotFound), "{error}");
     world.finish().await;
 }
 
@@ -203,6 +206,17 @@ async fn a_plan_change_makes_two_lines(mut world: World) {
         let found = find(&world, key).await.unwrap();
         let prices: Vec<&str> = found.lines.iter().map(|line| &*line.price).collect();
         assert_eq!(prices, [price]);
+        // So does its report, among all billing periods.
+        let report = found.report.unwrap().id;
+        let whole = ExplainInvoice::of_account("acct").period(at(START), at(END));
+        let explained = world.client().explain_invoice(whole.report(&report));
+        let explained = explained.await.unwrap();
+        let [line] = explained.lines.as_slice() else {
+            panic!("{explained:#?}");
+        };
+        assert_eq!(line.price, price);
+        let reports: Vec<&str> = line.reports.iter().map(|one| &*one.report.id).collect();
+        assert_eq!(reports, [&*report]);
     }
     world.finish().await;
 }
