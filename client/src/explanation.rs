@@ -300,10 +300,11 @@ impl InvoiceExplanation {
         })
     }
 
-    /// The number of increments.
-    pub(crate) fn increments(&self) -> usize {
+    /// The number of reports and increments.
+    pub(crate) fn size(&self) -> usize {
         let reports = self.lines.iter().flat_map(|line| &line.reports);
-        reports.map(|report| report.increments.len()).sum()
+        let sizes = reports.map(|report| report.increments.len().saturating_add(1));
+        sizes.fold(0, usize::saturating_add)
     }
 
     /// Adds the next page: its reports to the lines and its increments to the reports that are here already.
