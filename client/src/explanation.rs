@@ -210,8 +210,9 @@ pub struct ExplainedLine {
     /// The quantity on its final invoices; none until they were compared, or if it cannot be read.
     pub invoiced: Option<i64>,
     /// The quantity that Stripe accepted of other accounts that had the same Stripe customer: the invoice charges it too.
-    pub reported_of_other_accounts: i64,
-    /// `invoiced` minus both.
+    /// None for an API key that is limited to accounts.
+    pub reported_of_other_accounts: Option<i64>,
+    /// `invoiced` minus both; none if one of them is.
     pub difference: Option<i64>,
     /// The invoice of the period as far as known, `in_...`, also while it is a draft.
     pub stripe_invoice: Option<String>,
@@ -299,10 +300,11 @@ impl InvoiceExplanation {
         })
     }
 
-    /// The number of increments.
-    pub(crate) fn increments(&self) -> usize {
+    /// The number of reports and increments.
+    pub(crate) fn size(&self) -> usize {
         let reports = self.lines.iter().flat_map(|line| &line.reports);
-        reports.map(|report| report.increments.len()).sum()
+        let sizes = reports.map(|report| report.increments.len().saturating_add(1));
+        sizes.fold(0, usize::saturating_add)
     }
 
     /// Adds the next page: its reports to the lines and its increments to the reports that are here already.

@@ -152,11 +152,11 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
-    /// Too many reads of all accounts' usage run or wait: retry later.
-    #[error(
-        "{running} reads of the usage of all accounts run and {waiting} wait, and no more may; retry later"
-    )]
+    /// Too many reads of one kind run or wait: retry later.
+    #[error("{running} {of} run and {waiting} wait, and no more may; retry later")]
     TooManyReads {
+        /// What they are called.
+        of: &'static str,
         /// How many may run.
         running: usize,
         /// How many may wait.

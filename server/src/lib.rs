@@ -88,7 +88,7 @@
 //! | `contract` | the methods and messages as data: JSON, and their description as OpenAPI |
 //! | `ingest` | group commit |
 //! | `usage_query` | the answer of `Get` |
-//! | `usage_of_all` | the answers of `ListUsage` and `GetSummary`; `read_turns` limits how many are read at a time |
+//! | `usage_of_all` | the answers of `ListUsage` and `GetSummary`; `read_turns` limits how many are read at a time, also of explanations |
 //! | `explanation` | from an increment to its invoice line, and from an invoice line to its increments |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |

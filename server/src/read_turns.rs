@@ -1,4 +1,4 @@
-//! Limits how many calls read the reports of all accounts at a time, in this process.
+//! Limits how many calls of one kind read many rows at a time, in this process.
 //!
 //! Such a read takes a connection and a processor for as long as the reports are many. The others wait for their turn
 //! without a connection, and only so many may wait.
@@ -14,9 +14,11 @@ const MAX_RUNNING: usize = 2;
 /// The reads that wait for their turn.
 const MAX_WAITING: usize = 16;
 
-/// The turns of such reads. Cheap to clone.
+/// The turns of one kind of reads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadTurns {
+    /// What takes turns, for the error.
+    of: &'static str,
     /// A permit for each read that runs or waits.
     places: Arc<Semaphore>,
     /// A permit for each read that runs.
@@ -30,16 +32,16 @@ pub(crate) struct Turn {
     _place: OwnedSemaphorePermit,
 }
 
-impl Default for ReadTurns {
-    fn default() -> Self {
+impl ReadTurns {
+    /// The turns of reads that are called this, in the plural.
+    pub(crate) fn of(of: &'static str) -> Self {
         Self {
+            of,
             places: Arc::new(Semaphore::new(MAX_RUNNING.saturating_add(MAX_WAITING))),
             turns: Arc::new(Semaphore::new(MAX_RUNNING)),
         }
     }
-}
 
-impl ReadTurns {
     /// Waits for a turn, in the order of the calls. A caller that is gone meanwhile gives its place back.
     ///
     /// # Errors
@@ -47,6 +49,7 @@ impl ReadTurns {
     pub(crate) async fn take(&self) -> Result<Turn> {
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| Error::TooManyReads {
+            of: self.of,
             running: MAX_RUNNING,
             waiting: MAX_WAITING,
         })?;
@@ -68,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_read_sixteen_wait_and_one_more_is_refused() {
-        let turns = ReadTurns::default();
+        let turns = ReadTurns::of("reads of the usage of all accounts");
         let (first, _second) = (turns.take().await.unwrap(), turns.take().await.unwrap());
         let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(turns.take())).collect();
         for one in &mut waiting {

@@ -79,7 +79,7 @@ impl UsageOfAll {
             store,
             meters,
             slots,
-            turns: ReadTurns::default(),
+            turns: ReadTurns::of("reads of the usage of all accounts"),
         }
     }
 

@@ -12,11 +12,11 @@ use chrono_tz::Tz;
 use clap::Args;
 use serde_json::{Value, json};
 
-/// Increments of one page.
+/// Increments of one page at most.
 const PAGE_SIZE: u32 = 1_000;
 
 /// One row is a line of an invoice, a report of it, an increment of that, or what was counted without a key.
-pub(super) const COLUMNS: [&str; 20] = [
+pub(super) const COLUMNS: [&str; 21] = [
     "row",
     "account_id",
     "meter",
@@ -27,6 +27,7 @@ pub(super) const COLUMNS: [&str; 20] = [
     "invoices",
     "finding",
     "reported",
+    "reported_of_other_accounts",
     "invoiced",
     "difference",
     "report",
@@ -62,7 +63,7 @@ pub(super) struct Arguments {
     /// Only lines and reports, without a search for increments
     #[arg(long)]
     without_increments: bool,
-    /// The number of increments after which no more pages are read
+    /// The number of reports and increments after which no more pages are read
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
     /// Continue an earlier explanation
@@ -100,7 +101,7 @@ pub(super) async fn run(
         question = question.page_token(token);
     }
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
-    let question = question.page_size(PAGE_SIZE);
+    let question = question.page_size(arguments.limit.min(PAGE_SIZE));
     let explained = client.explain_whole_invoice(question, limit).await?;
     let mut rows = Rows::new(&COLUMNS);
     for row in rows_of(&explained) {
@@ -164,6 +165,7 @@ fn line_row(line: &ExplainedLine) -> Vec<Value> {
         json!((!invoices.is_empty()).then(|| invoices.join(" "))),
         json!(finding),
         json!(line.reported),
+        json!(line.reported_of_other_accounts),
         json!(line.invoiced),
         json!(line.difference),
     ]);
@@ -181,7 +183,7 @@ fn report_row(line: &ExplainedLine, report: &ExplainedReport) -> Vec<Value> {
         },
         line,
     );
-    row.extend([const { Value::Null }; 5]);
+    row.extend([const { Value::Null }; 6]);
     let event = (!one.identifier.is_empty()).then_some(&one.identifier);
     row.extend([
         json!(one.id),
@@ -204,7 +206,7 @@ fn part_row(
     values: [Value; 4],
 ) -> Vec<Value> {
     let mut row = begin(name, line);
-    row.extend([const { Value::Null }; 5]);
+    row.extend([const { Value::Null }; 6]);
     row.extend([json!(report.report.id), Value::Null, Value::Null]);
     row.extend(values);
     row.push(Value::Null);

@@ -114,12 +114,13 @@ impl Rows {
         self.rows.iter().map(object).collect()
     }
 
+    /// Prints the rows as CSV. Text that a spreadsheet would take for a formula begins with an apostrophe.
     pub(super) fn print_csv(&self, streams: &mut Streams<'_>) -> Result<(), Failure> {
         let mut writer = csv::Writer::from_writer(&mut streams.out);
         writer.write_record(self.names).map_err(csv_failure)?;
         for row in &self.rows {
             writer
-                .write_record(row.iter().map(plain))
+                .write_record(row.iter().map(in_csv))
                 .map_err(csv_failure)?;
         }
         Ok(writer.flush()?)
@@ -162,6 +163,18 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+fn in_csv(value: &Value) -> String {
+    match value {
+        Value::String(text) if is_like_a_formula(text) => format!("'{text}"),
+        other => plain(other),
+    }
+}
+
+/// Whether a spreadsheet may compute a text. Account ids may begin like one, and reasons are free text.
+fn is_like_a_formula(text: &str) -> bool {
+    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && text.parse::<i128>().is_err()
 }
 
 fn csv_failure(error: csv::Error) -> Failure {
@@ -229,10 +242,7 @@ mod tests {
         assert!(lines.contains(long), "{lines}");
     }
 
-    #[test]
-    fn csv_values_are_quoted() {
-        let mut rows = Rows::new(&["account_id", "quantity"]);
-        rows.push(vec![json!("a,\"b\"\nc"), json!(1_000)]);
+    fn csv(rows: &Rows) -> String {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut streams = Streams {
             input: Box::new(std::io::empty()),
@@ -243,7 +253,25 @@ mod tests {
             stop: Box::pin(std::future::pending()),
         };
         rows.print_csv(&mut streams).unwrap();
-        let printed = String::from_utf8(out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn csv_values_are_quoted() {
+        let mut rows = Rows::new(&["account_id", "quantity"]);
+        rows.push(vec![json!("a,\"b\"\nc"), json!(1_000)]);
+        let printed = csv(&rows);
         assert_eq!(printed, "account_id,quantity\n\"a,\"\"b\"\"\nc\",1000\n");
+    }
+
+    #[test]
+    fn csv_has_no_formulas_and_keeps_numbers() {
+        let mut rows = Rows::new(&["account_id", "quantity"]);
+        for text in ["=1+1", "+1+1", "-x", "@x", "\t=1", "a=b", "-5"] {
+            rows.push(vec![json!(text), json!(-3)]);
+        }
+        let printed = csv(&rows);
+        let values = "'=1+1,-3\n'+1+1,-3\n'-x,-3\n'@x,-3\n'\t=1,-3\na=b,-3\n-5,-3\n";
+        assert_eq!(printed, format!("account_id,quantity\n{values}"));
     }
 }

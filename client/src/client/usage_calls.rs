@@ -288,19 +288,19 @@ impl UsageClient {
         InvoiceExplanation::from_wire(response.await?)
     }
 
-    /// The same with as many calls as it takes, until at least `max_increments` were read. The pages are put together; if
-    /// there are more, the result's token continues after them. The deadline applies to each page.
+    /// The same with as many calls as it takes, until at least `max_size` reports and increments were read. The pages are put
+    /// together; if there are more, the result's token continues after them. The deadline applies to each page.
     ///
     /// # Errors
     /// As for [`explain_invoice`](Self::explain_invoice).
     pub async fn explain_whole_invoice(
         &self,
         explain: ExplainInvoice,
-        max_increments: usize,
+        max_size: usize,
     ) -> Result<InvoiceExplanation, Error> {
         let mut all = self.explain_invoice(explain.clone()).await?;
         while let Some(token) = all.next_page_token.clone() {
-            if all.increments() >= max_increments {
+            if all.size() >= max_size {
                 break;
             }
             let page = explain.clone().page_token(token.clone());

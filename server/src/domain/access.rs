@@ -306,6 +306,11 @@ impl Caller {
         self.scope.has_meter(meter)
     }
 
+    /// Whether the caller may know of every account.
+    pub fn sees_all_accounts(&self) -> bool {
+        self.scope.has_all_accounts()
+    }
+
     /// Whether the caller may do what is about an account with all its meters.
     ///
     /// # Errors

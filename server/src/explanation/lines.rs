@@ -27,8 +27,8 @@ pub(crate) struct Line {
     pub(crate) customer: Option<String>,
     /// The quantity of its reports that Stripe accepted.
     pub(crate) reported: i64,
-    /// That of other accounts with the same Stripe customer.
-    pub(crate) reported_of_others: i64,
+    /// That of other accounts with the same Stripe customer; absent for a caller that may not know of them.
+    pub(crate) reported_of_others: Option<i64>,
     pub(crate) invoice_lines: Vec<StoredLine>,
     pub(crate) comparison: Option<PeriodComparison>,
     /// Those on a page.
@@ -72,12 +72,18 @@ pub(super) fn not_found(query: &ExplainQuery) -> Error {
 #[derive(Debug)]
 pub(super) struct Lines<'a> {
     store: &'a Store,
+    /// Whether usage of other accounts is read.
+    with_others: bool,
     last: Option<((AccountId, Interval), Vec<ReportFigure>)>,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn of(store: &'a Store) -> Self {
-        Self { store, last: None }
+    pub(super) fn of(store: &'a Store, with_others: bool) -> Self {
+        Self {
+            store,
+            with_others,
+            last: None,
+        }
     }
 
     /// The line of a billing period, and its reports by their windows.
@@ -101,9 +107,12 @@ impl<'a> Lines<'a> {
             is_of_meter && of_customer && period.interval().contains(at)
         });
         own.sort_by_key(order_of);
-        let reported_of_others = self
-            .reported_of_others(&period, customer.as_deref())
-            .await?;
+        let reported_of_others = if self.with_others {
+            let others = self.reported_of_others(&period, customer.as_deref());
+            Some(others.await?)
+        } else {
+            None
+        };
         let line = Line {
             customer,
             reported_of_others,

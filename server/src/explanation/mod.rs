@@ -6,6 +6,7 @@
 
 mod increments;
 mod lines;
+mod one_report;
 mod place;
 
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use self::{
     increments::{Chunk, Entry},
     lines::{Lines, not_found, order_of, periods_of},
+    one_report::periods_of_report,
     place::{LineKey, MAX_REPORTS, Position, Search},
 };
 pub(crate) use self::{lines::Line, place::Place};
@@ -47,6 +49,8 @@ pub(crate) struct ExplainQuery {
     pub(crate) report_id: Option<Uuid>,
     /// Whether increments are searched for.
     pub(crate) with_increments: bool,
+    /// Whether the caller may know what other accounts with the same Stripe customer used.
+    pub(crate) with_others: bool,
 }
 
 /// A report of a line, or the row that several were folded into.
@@ -99,6 +103,7 @@ pub(crate) async fn find_increment(
     account_id: &AccountId,
     key: &str,
     meter: Option<&str>,
+    with_others: bool,
 ) -> Result<FoundIncrement> {
     let increment = store
         .find_increment(account_id, stored_key(account_id, key))
@@ -121,7 +126,7 @@ pub(crate) async fn find_increment(
             .await?;
         let others = divided_with(&increment, report, &of_window);
         divided = others.into_iter().map(|other| other.id).collect();
-        lines = lines_of_report(store, report).await?;
+        lines = lines_of_report(store, report, with_others).await?;
     }
     Ok(FoundIncrement {
         increment,
@@ -132,7 +137,7 @@ pub(crate) async fn find_increment(
 }
 
 /// The lines that charge a report.
-async fn lines_of_report(store: &Store, report: &Report) -> Result<Vec<Line>> {
+async fn lines_of_report(store: &Store, report: &Report, with_others: bool) -> Result<Vec<Line>> {
     let at = BilledUsage::of(report).billed_at_stripe();
     let time = Interval {
         start: at,
@@ -141,7 +146,7 @@ async fn lines_of_report(store: &Store, report: &Report) -> Result<Vec<Line>> {
     let mut periods = store.metered_periods(&report.account_id, time).await?;
     periods.retain(|period| period.meter.as_ref() == Some(&report.meter));
     periods.sort_by_cached_key(LineKey::of);
-    let mut reader = Lines::of(store);
+    let mut reader = Lines::of(store, with_others);
     let mut lines = Vec::new();
     for period in periods {
         let (line, figures) = reader.read(period).await?;
@@ -167,12 +172,15 @@ pub(crate) async fn explain(
             end: now.saturating_add(1),
         }))
     });
-    let periods = periods_of(store, query, place.time()).await?;
+    let mut periods = periods_of(store, query, place.time()).await?;
     if is_first && periods.is_empty() {
         return Err(not_found(query));
     }
+    if let Some(id) = query.report_id {
+        periods = periods_of_report(store, periods, id).await?;
+    }
     let mut chunk = match (&place.search, &place.next) {
-        (Some(search), next) => go_on(store, periods, search, next.clone()).await?,
+        (Some(search), next) => go_on(store, query, periods, search, next.clone()).await?,
         (None, Some(from)) => begin(store, query, periods, from, limit, now).await?,
         (None, None) => Chunk::default(),
     };
@@ -219,7 +227,7 @@ async fn choose(
     now: Millis,
 ) -> Result<Chunk> {
     let limit = limit.min(MAX_REPORTS);
-    let mut reader = Lines::of(store);
+    let mut reader = Lines::of(store, query.with_others);
     let mut chunk = Chunk::default();
     let mut chosen = Vec::new();
     for period in periods {
@@ -270,11 +278,12 @@ async fn choose(
 /// The reports of a search that goes on.
 async fn go_on(
     store: &Store,
+    query: &ExplainQuery,
     periods: Vec<BillingPeriod>,
     search: &Search,
     next: Option<Position>,
 ) -> Result<Chunk> {
-    let mut reader = Lines::of(store);
+    let mut reader = Lines::of(store, query.with_others);
     let mut chunk = Chunk {
         next,
         goes_on: Some(search.clone()),

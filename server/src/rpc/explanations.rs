@@ -45,8 +45,10 @@ impl UsageRpc {
         // Also one that is not counted any more.
         let meter = (!request.meter.is_empty()).then(|| meter_name("meter", &request.meter));
         let meter = meter.transpose().map_err(Error::from)?;
+        let with_others = caller.sees_all_accounts();
         let found =
-            explanation::find_increment(&self.store, &account, &key, meter.as_deref()).await?;
+            explanation::find_increment(&self.store, &account, &key, meter.as_deref(), with_others);
+        let found = found.await?;
         Ok(Response::new(wire_explanation::found(found)))
     }
 
@@ -57,7 +59,7 @@ impl UsageRpc {
         let caller = caller(&request)?;
         check_filter(&caller, &request.get_ref().account_id)?;
         let request = request.into_inner();
-        let query = query_of(&request)?;
+        let query = query_of(&request, caller.sees_all_accounts())?;
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let name = format!("explain {query:?}");
@@ -65,6 +67,7 @@ impl UsageRpc {
         let place = place
             .map(|text| Place::parse(&text).ok_or_else(wrong_token))
             .transpose()?;
+        let _turn = self.explanations.take().await?;
         let now = self.clock.now();
         let page = explanation::explain(&self.store, &query, place, limit, now).await?;
         let next = page.next.map(|next| next.to_text());
@@ -82,7 +85,7 @@ fn wrong_token() -> Error {
     Violation::new(Reason::PageTokenInvalid, "page_token", why).into()
 }
 
-fn query_of(request: &v1::ExplainInvoiceRequest) -> Result<ExplainQuery> {
+fn query_of(request: &v1::ExplainInvoiceRequest, with_others: bool) -> Result<ExplainQuery> {
     let account_id = (!request.account_id.is_empty())
         .then(|| AccountId::parse(&request.account_id))
         .transpose()?;
@@ -110,5 +113,6 @@ fn query_of(request: &v1::ExplainInvoiceRequest) -> Result<ExplainQuery> {
         invoice: invoice.cloned(),
         report_id,
         with_increments: !request.without_increments,
+        with_others,
     })
 }

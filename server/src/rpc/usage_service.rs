@@ -31,6 +31,7 @@ use crate::{
     },
     error::{Error, Result},
     ingest::WriteBatcher,
+    read_turns::ReadTurns,
     reconciliation::Reconciler,
     store::{Store, report_filter::ReportFilter, report_place::ReportPlace},
     usage_of_all::UsageOfAll,
@@ -51,6 +52,8 @@ pub(crate) struct UsageRpc {
     pub(crate) auditor: Auditor,
     pub(crate) authenticator: Authenticator,
     pub(crate) usage_of_all: UsageOfAll,
+    /// The turns of `ExplainInvoice`.
+    pub(crate) explanations: ReadTurns,
 }
 
 impl UsageRpc {

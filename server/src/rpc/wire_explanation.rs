@@ -35,11 +35,13 @@ pub(super) fn line(line: Line) -> v1::ExplainedLine {
         reported: line.reported,
         invoiced,
         reported_of_other_accounts: line.reported_of_others,
-        difference: invoiced.map(|invoiced| {
-            invoiced
-                .saturating_sub(line.reported)
-                .saturating_sub(line.reported_of_others)
-        }),
+        difference: invoiced
+            .zip(line.reported_of_others)
+            .map(|(invoiced, of_others)| {
+                invoiced
+                    .saturating_sub(line.reported)
+                    .saturating_sub(of_others)
+            }),
         stripe_invoice: period.invoice.unwrap_or_default(),
         invoice_lines: line.invoice_lines.into_iter().map(invoice_line).collect(),
         comparison: line.comparison.map(wire_reconciliation::comparison),

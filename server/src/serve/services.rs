@@ -15,6 +15,7 @@ use crate::{
     domain::{DAY_MS, Millis, SECOND_MS, meter::Meters},
     ingest::WriteBatcher,
     metrics::Exporter,
+    read_turns::ReadTurns,
     reconciliation::Reconciler,
     request_rates::RequestRates,
     rpc::{
@@ -175,6 +176,7 @@ impl Services {
                 Arc::clone(&self.meters),
                 config.schedule.window_mins,
             ),
+            explanations: ReadTurns::of("explanations of invoices"),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),

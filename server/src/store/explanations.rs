@@ -16,6 +16,7 @@ use crate::{
     domain::{
         Millis,
         account_id::AccountId,
+        billed_usage::BilledUsage,
         billing_period::BillingPeriod,
         invoice_comparison::PeriodComparison,
         invoice_line::StoredLine,
@@ -86,6 +87,35 @@ impl Store {
         let open = open.into_iter().map(Report::from);
         let reports = open.chain(closed.into_iter().map(Report::from));
         Ok(reports.map(|report| (report.id, report)).collect())
+    }
+
+    /// The meter of a report of an account, open, closed or a row of folded ones, and the time at which Stripe bills it.
+    pub(crate) async fn find_billed(
+        &self,
+        account_id: &AccountId,
+        id: Uuid,
+    ) -> Result<Option<(String, Millis)>> {
+        let reports = self.find_reports(account_id, &[id]).await?;
+        if let Some(report) = reports.into_values().next() {
+            let at = BilledUsage::of(&report).billed_at_stripe();
+            return Ok(Some((report.meter, at)));
+        }
+        let folded = folded_report::Entity::find()
+            .filter(folded_report::Column::AccountId.eq(account_id))
+            .filter(folded_report::Column::Id.eq(id))
+            .one(&self.reader)
+            .await?;
+        Ok(folded.map(|row| {
+            let usage = BilledUsage {
+                window_start: row.window_start,
+                first_at: row.first_at,
+                last_at: row.last_at,
+                bill_at: row.bill_at,
+                event_timestamp: row.event_timestamp,
+                quantity: row.quantity,
+            };
+            (row.meter, usage.billed_at_stripe())
+        }))
     }
 
     /// The closed reports of an account and meter whose window begins at a time.

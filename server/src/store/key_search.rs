@@ -1,10 +1,15 @@
 //! Reads the keys of an account's reports, a limited number of stored keys at a time. `domain/key_search.rs` says in which
 //! order.
 
-use sea_orm::{ConnectionTrait as _, DbErr, EntityTrait as _, Statement, Value};
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, Statement, Value};
 use uuid::Uuid;
 
-use super::{Store, columns::columns};
+use super::{
+    Store,
+    columns::columns,
+    postgres_arrays::uuids,
+    value_rows::{padded, place_of},
+};
 use crate::{
     domain::{account_id::AccountId, kept_increment::KeptIncrement},
     entity::idempotency_key,
@@ -22,7 +27,7 @@ pub(crate) type KeyPlace = (Uuid, String);
 pub(crate) struct KeySearch<'a> {
     /// The account.
     pub(crate) account_id: &'a AccountId,
-    /// The ids of its reports.
+    /// The ids of its reports, each once.
     pub(crate) reports: &'a [Uuid],
     /// The place after which keys are read, ...
     pub(crate) after: &'a KeyPlace,
@@ -42,7 +47,7 @@ impl Store {
         let Some(last) = self.last_key_read(search).await? else {
             return Ok((Vec::new(), None));
         };
-        let mut found = self.keys_until(search, &last).await?;
+        let found = self.keys_until(search, &last).await?;
         let account = search.account_id.to_string();
         let mut next = last;
         if found.len() >= search.limit
@@ -50,7 +55,6 @@ impl Store {
         {
             next = (row.key, account);
         }
-        found.retain(|row| search.reports.contains(&row.report_id));
         Ok((
             found.into_iter().map(KeptIncrement::from).collect(),
             Some(next),
@@ -86,29 +90,38 @@ impl Store {
         search: &KeySearch<'_>,
         last: &KeyPlace,
     ) -> std::result::Result<Vec<idempotency_key::Model>, DbErr> {
-        let (first_report, last_report) =
-            (search.reports.iter().min(), search.reports.iter().max());
-        let (Some(first_report), Some(last_report)) = (first_report, last_report) else {
+        let Some(first) = search.reports.first() else {
             return Ok(Vec::new());
         };
-        // As for `old_keys`: PostgreSQL knows what BETWEEN is.
-        let sql = format!(
-            "SELECT {} FROM idempotency_keys AS k WHERE k.key BETWEEN $1 AND $3 \
-             AND (k.key, k.account_id) > ($1, $2) AND (k.key, k.account_id) <= ($3, $4) AND k.account_id = $5 \
-             AND k.report_id BETWEEN $6 AND $7 ORDER BY k.key LIMIT $8",
-            columns::<idempotency_key::Entity>("k")
-        );
         let limit = i64::try_from(search.limit).unwrap_or(i64::MAX);
-        let values: [Value; 8] = [
+        let mut values: Vec<Value> = vec![
             search.after.0.into(),
             search.after.1.as_str().into(),
             last.0.into(),
             last.1.as_str().into(),
             search.account_id.into(),
-            (*first_report).into(),
-            (*last_report).into(),
             limit.into(),
         ];
+        let of_reports = if self.backend() == DbBackend::Sqlite {
+            let count = search.reports.len();
+            let too_many = || DbErr::Custom(format!("a search for the keys of {count} reports"));
+            let (size, _) = place_of(count).ok_or_else(too_many)?;
+            let marks: Vec<String> = (7..).take(size).map(|place| format!("${place}")).collect();
+            // Few texts: one of them is repeated until the list has a fixed size.
+            let ids = search.reports.iter().map(|id| [(*id).into()]);
+            values.extend(padded(ids, &[(*first).into()], size));
+            format!("k.report_id IN ({})", marks.join(", "))
+        } else {
+            values.push(uuids(search.reports.iter().copied()));
+            "k.report_id = ANY($7)".to_owned()
+        };
+        // As for `old_keys`: PostgreSQL knows what BETWEEN is.
+        let sql = format!(
+            "SELECT {} FROM idempotency_keys AS k WHERE k.key BETWEEN $1 AND $3 \
+             AND (k.key, k.account_id) > ($1, $2) AND (k.key, k.account_id) <= ($3, $4) AND k.account_id = $5 \
+             AND {of_reports} ORDER BY k.key LIMIT $6",
+            columns::<idempotency_key::Entity>("k")
+        );
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         idempotency_key::Entity::find()
             .from_raw_sql(statement)

@@ -245,6 +245,7 @@ fn below_zero() -> ServerError {
 
 fn too_many_reads() -> ServerError {
     ServerError::TooManyReads {
+        of: "explanations of invoices",
         running: 1,
         waiting: 1,
     }

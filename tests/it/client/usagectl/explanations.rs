@@ -10,6 +10,7 @@ use crate::support::world::{World, at, billing::BASIC, on_both_engines};
 on_both_engines!(
     a_key_is_followed_to_its_line,
     a_period_is_explained_as_a_table_json_and_csv,
+    the_limit_counts_reports_too,
     what_is_not_found_fails,
 );
 
@@ -85,6 +86,7 @@ async fn a_period_is_explained_as_a_table_json_and_csv(mut world: World) {
     assert_eq!(of("increment").map(|(_, figure)| *figure).sum::<i64>(), 27);
     assert_eq!(shown.last(), Some(&("without_key", 3)));
     assert_eq!(rows[0]["price"], BASIC);
+    assert_eq!(rows[0]["reported_of_other_accounts"], 0);
     // The same selection as an interval, and page by page.
     let soon = (at(NOW) + TimeDelta::hours(1)).to_rfc3339();
     let by_time = ["explain", "acct", "--start", NOW, "--end", &soon, "--csv"];
@@ -97,6 +99,36 @@ async fn a_period_is_explained_as_a_table_json_and_csv(mut world: World) {
     .await;
     assert_eq!((first.code, &*first.err), (0, ""), "{}", first.out);
     assert!(!first.out.contains("without_key"), "{}", first.out);
+    world.finish().await;
+}
+
+async fn the_limit_counts_reports_too(mut world: World) {
+    begin(&mut world).await;
+    let earlier = at(NOW) - TimeDelta::hours(2);
+    world.count("acct", 5, earlier).await;
+    let mut quantities = Vec::new();
+    let mut token = None;
+    for _ in 0..2 {
+        let mut args = vec!["explain", "acct", "--at", NOW, "--json", "--limit", "1"];
+        args.push("--without-increments");
+        if let Some(token) = &token {
+            args.extend(["--page-token", token]);
+        }
+        let page = usagectl(world.endpoint(), &args).await;
+        assert_eq!(page.code, 0, "{}", page.err);
+        let rows: Value = serde_json::from_str(&page.out).unwrap();
+        let rows = rows.as_array().unwrap().iter();
+        let reports = rows.filter(|row| row["row"] == "report");
+        quantities.push(
+            reports
+                .map(|row| row["quantity"].clone())
+                .collect::<Vec<_>>(),
+        );
+        let more = page.err.split_once("--page-token ");
+        token = more.map(|(_, token)| token.trim().to_owned());
+    }
+    assert_eq!(quantities, [[Value::from(5)], [Value::from(30)]]);
+    assert_eq!(token, None);
     world.finish().await;
 }
 

@@ -2,17 +2,20 @@
 
 use chrono::TimeDelta;
 use usage_client::{
-    ChangePlan, Correct, DeleteAccount, ExplainInvoice, ExplainedReport, InvoiceFinding,
-    PutAccount, Reason, ReportKind, ReportState,
+    ChangePlan, Correct, DeleteAccount, ExplainInvoice, ExplainedReport, FindIncrement, Increment,
+    InvoiceFinding, PutAccount, Reason, ReportKind, ReportState, proto::KeyRole,
 };
 
 use super::{
     END, START, TEXT_KEY, UUID_KEY, begin, count_keyed, count_keyless, explain, find, keys, period,
 };
-use crate::support::world::{
-    World, at,
-    billing::{BASIC, PRO, TOKENS},
-    on_both_engines,
+use crate::{
+    operations::access::{access, client, create, first_admin, limited_key, new_key},
+    support::world::{
+        World, at,
+        billing::{BASIC, PRO, TOKENS},
+        on_both_engines,
+    },
 };
 
 on_both_engines!(
@@ -21,6 +24,7 @@ on_both_engines!(
     late_usage_and_corrections_are_reports_of_the_line,
     a_plan_change_makes_two_lines,
     usage_of_a_customer_that_changed_accounts_is_told_apart,
+    a_limited_key_is_not_shown_the_usage_of_another_account,
     without_their_keys_increments_are_one_figure,
     what_has_no_billing_period_is_not_found,
     what_cannot_be_explained_is_refused,
@@ -130,6 +134,9 @@ async fn usage_of_a_running_period_is_explained_before_its_invoice(mut world: Wo
     assert_eq!((reports.len(), page.next_page_token), (1, None));
     assert!(reports[0].increments.is_empty());
     assert_eq!((reports[0].with_key, reports[0].without_key), (0, None));
+    let missing = ExplainInvoice::of_account("acct").report("0192f0c1-2b3c-7d4e-8f50-61728394a5b6");
+    let error = world.client().explain_invoice(missing).await.unwrap_err();
+    assert_eq!(error.reason(), Some(&Reason::ReportNotFound), "{error}");
     world.finish().await;
 }
 
@@ -199,24 +206,43 @@ async fn a_plan_change_makes_two_lines(mut world: World) {
         let found = find(&world, key).await.unwrap();
         let prices: Vec<&str> = found.lines.iter().map(|line| &*line.price).collect();
         assert_eq!(prices, [price]);
+        // So does its report, among all billing periods.
+        let report = found.report.unwrap().id;
+        let whole = ExplainInvoice::of_account("acct").period(at(START), at(END));
+        let explained = world.client().explain_invoice(whole.report(&report));
+        let explained = explained.await.unwrap();
+        let [line] = explained.lines.as_slice() else {
+            panic!("{explained:#?}");
+        };
+        assert_eq!(line.price, price);
+        let reports: Vec<&str> = line.reports.iter().map(|one| &*one.report.id).collect();
+        assert_eq!(reports, [&*report]);
     }
     world.finish().await;
 }
 
-async fn usage_of_a_customer_that_changed_accounts_is_told_apart(mut world: World) {
-    begin(&mut world, &[BASIC]).await;
-    count_keyed(&world, UUID_KEY, 120, world.now()).await;
+/// Counts 120 units of an account, moves its Stripe customer to the account `heir`, and counts 7 units of that. Ends when
+/// both were compared with their invoice.
+async fn move_customer(world: &mut World) {
+    begin(world, &[BASIC]).await;
+    count_keyed(world, UUID_KEY, 120, world.now()).await;
     world.report_all().await;
     let client = world.client();
     client.put_account(PutAccount::free("acct")).await.unwrap();
     world.move_clocks(world.now() + TimeDelta::hours(1)).await;
     let link = PutAccount::stripe("heir", "cus_acct").bill_from(world.now());
     client.put_account(link).await.unwrap();
-    world.count("heir", 7, world.now()).await;
+    let increment = Increment::new("heir").key(TEXT_KEY).quantity(7);
+    let increment = increment.timestamp(world.now());
+    world.client().increment(increment).await.unwrap();
     world.advance_past_draft(at(END)).await;
     let both = "(SELECT COUNT(*) AS number FROM invoice_comparisons WHERE finding = 'equal' AND reported = 127) c \
                 WHERE number = 2";
     world.advance_until_found(both).await;
+}
+
+async fn usage_of_a_customer_that_changed_accounts_is_told_apart(mut world: World) {
+    move_customer(&mut world).await;
     let found = find(&world, UUID_KEY).await.unwrap();
     let invoice = found.lines[0].invoice_lines[0].invoice.clone();
     let explained = explain(&world, ExplainInvoice::of_invoice(invoice)).await;
@@ -230,8 +256,35 @@ async fn usage_of_a_customer_that_changed_accounts_is_told_apart(mut world: Worl
         .collect();
     assert_eq!(
         figures,
-        [("acct", 120, 7, Some(0)), ("heir", 7, 120, Some(0))]
+        [
+            ("acct", 120, Some(7), Some(0)),
+            ("heir", 7, Some(120), Some(0))
+        ]
     );
+    world.finish().await;
+}
+
+async fn a_limited_key_is_not_shown_the_usage_of_another_account(mut world: World) {
+    move_customer(&mut world).await;
+    let (_, admin) = first_admin(&world).await;
+    let mut access = access(&world, Some(&admin)).await;
+    let limited = limited_key("limited", KeyRole::Reader, &["heir"], &[]);
+    let limited = create(&mut access, limited).await.text;
+    let of_all = create(&mut access, new_key("all", KeyRole::Reader)).await;
+    for (key, others, difference) in [(limited, None, None), (of_all.text, Some(120), Some(0))] {
+        let reader = client(world.endpoint(), &key).await;
+        let found = FindIncrement::new("heir", TEXT_KEY);
+        let found = reader.find_increment(found).await.unwrap();
+        let explained = ExplainInvoice::of_account("heir").period(at(START), at(END));
+        let explained = reader.explain_invoice(explained).await.unwrap();
+        let lines: Vec<_> = found.lines.iter().chain(&explained.lines).collect();
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        for line in lines {
+            assert_eq!((line.reported, line.invoiced), (7, Some(127)));
+            assert_eq!(line.reported_of_other_accounts, others);
+            assert_eq!(line.difference, difference);
+        }
+    }
     world.finish().await;
 }
 

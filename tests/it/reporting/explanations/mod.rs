@@ -3,6 +3,7 @@
 mod increments;
 mod invoices;
 mod pages;
+mod turns;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{

@@ -14,6 +14,7 @@ use crate::support::world::{
 
 on_both_engines!(
     each_increment_is_on_one_page,
+    keys_of_other_reports_take_no_room_on_a_page,
     each_report_is_on_one_page,
     a_page_token_belongs_to_its_request,
 );
@@ -101,6 +102,34 @@ async fn each_increment_is_on_one_page(mut world: World) {
         lines
     };
     assert_eq!(sorted(page_by_page), sorted(at_once));
+    world.finish().await;
+}
+
+async fn keys_of_other_reports_take_no_room_on_a_page(mut world: World) {
+    begin(&mut world, &[BASIC]).await;
+    let client = world.client();
+    let now = world.now();
+    let increment = |number: i64, hours| {
+        let key = format!("0192f0c1-2b3c-7d4e-8f50-{number:012x}");
+        let at = now - TimeDelta::hours(hours);
+        Increment::new("acct").key(key).timestamp(at)
+    };
+    client.increment(increment(101, 1)).await.unwrap();
+    // A report between both, of which the keys come first. No line charges it.
+    let others = (0..45).map(|number| increment(number, 0).meter("tokens"));
+    let others = others.collect::<Vec<_>>();
+    client.increment_batch(Batch::from(others)).await.unwrap();
+    client.increment(increment(102, 0)).await.unwrap();
+    let page = client.explain_invoice(period().page_size(2)).await.unwrap();
+    let [line] = page.lines.as_slice() else {
+        panic!("{page:#?}");
+    };
+    let found: Vec<usize> = line
+        .reports
+        .iter()
+        .map(|report| report.increments.len())
+        .collect();
+    assert_eq!(found, [1, 1], "{page:#?}");
     world.finish().await;
 }
 
