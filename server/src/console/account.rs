@@ -6,8 +6,8 @@ use maud::{Markup, html};
 use prost_types::Timestamp;
 use serde_json::json;
 use usage_proto::v1::{
-    GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, Period,
-    Quantities, ReconcileRequest, UsagePoint,
+    GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, MeterUsage,
+    Period, Quantities, ReconcileRequest, UsagePoint,
 };
 
 use super::{
@@ -186,13 +186,14 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
         p { "From " (time(period.start)) " to " (time(period.end)) " UTC, in steps of the time zone " bdi { (usage.time_zone) } "." }
         (totals(usage))
         (chart::legend())
-        @for meter in &usage.meters {
+        @for (meter, has_room) in with_room(&usage.meters) {
             h3 { (foreign(&meter.meter)) }
-            @let is_empty = |point: &UsagePoint| point.quantities.unwrap_or_default() == Quantities::default();
-            @if meter.points.iter().all(is_empty) {
+            @if !has_usage(meter) {
                 p { "No usage in this time." }
             } @else if meter.points.len() > MAX_POINTS {
                 p .note { (meter.points.len()) " steps are too many for a chart: choose longer ones, or a shorter time." }
+            } @else if !has_room {
+                p .note { "The charts above have as many steps as a page shows: choose longer ones, or a shorter time." }
             } @else {
                 @let name = format!("Usage of {}", meter.meter);
                 (chart::bars(&meter.points, &name, zone, format))
@@ -201,6 +202,26 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
         }
         p .more { a href=(json_url("UsageService/Get", &json)) { "The usage as JSON" } }
     }
+}
+
+fn has_usage(meter: &MeterUsage) -> bool {
+    let is_empty = |point: &UsagePoint| {
+        let quantities = point.quantities.unwrap_or_default();
+        quantities == Quantities::default()
+    };
+    !meter.points.iter().all(is_empty)
+}
+
+/// The meters, and whether the page has room for the steps of each. All charts together have as many as one may have.
+fn with_room(meters: &[MeterUsage]) -> Vec<(&MeterUsage, bool)> {
+    let mut room = MAX_POINTS;
+    let with_room = meters.iter().map(|meter| {
+        let left = room.checked_sub(meter.points.len());
+        let left = left.filter(|_| has_usage(meter));
+        room = left.unwrap_or(room);
+        (meter, left.is_some())
+    });
+    with_room.collect()
 }
 
 fn totals(usage: &GetResponse) -> Markup {
@@ -265,5 +286,38 @@ fn points(points: &[UsagePoint], zone: Tz, format: &str) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_charts_of_a_page_have_as_many_steps_as_one_may_have() {
+        let meter = |steps: usize, total: i64| {
+            let quantities = Some(Quantities {
+                total,
+                ..Quantities::default()
+            });
+            let point = UsagePoint {
+                quantities,
+                ..UsagePoint::default()
+            };
+            MeterUsage {
+                points: vec![point; steps],
+                ..MeterUsage::default()
+            }
+        };
+        let meters = [
+            meter(MAX_POINTS + 1, 1),
+            meter(600, 1),
+            meter(600, 1),
+            meter(900, 0),
+            meter(400, 1),
+            meter(1, 1),
+        ];
+        let found: Vec<bool> = with_room(&meters).iter().map(|(_, has)| *has).collect();
+        assert_eq!(found, [false, true, false, false, true, false]);
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn failure(visitor: Option<&Visitor>, failure: &Failure) -> Response 
     };
     let path = visitor.and_then(|visitor| visitor.path);
     let page = framed(visitor, path, title, &content);
-    (failure.status, page).into_response()
+    failure.marked(page)
 }
 
 /// Why a part of a page, or all of it, cannot be shown.

@@ -45,8 +45,12 @@ use self::{
 use crate::{
     authentication::{Authenticator, KnownCaller},
     clock::Clock,
-    domain::{access::Requirement, http_paths::HttpPath},
+    domain::{
+        access::{Caller, Requirement},
+        http_paths::HttpPath,
+    },
     error::Error,
+    serve::PageLimit,
     store::Store,
 };
 
@@ -84,6 +88,8 @@ pub(crate) struct Console {
     stack: Stack,
     sign_ins: SignInRates,
     diagnosis: Arc<Diagnosis>,
+    /// Pages that are made or wait to be read.
+    pages: PageLimit,
 }
 
 impl Console {
@@ -100,6 +106,7 @@ impl Console {
             stack,
             sign_ins: SignInRates::default(),
             diagnosis: Arc::default(),
+            pages: PageLimit::default(),
         }
     }
 
@@ -116,10 +123,17 @@ impl Console {
         match path {
             HttpPath::ConsoleStyle => style::answer(),
             HttpPath::ConsoleSignIn if head.method == Method::POST => {
-                self.sign_in(place, &head, body).await
+                let made = self.sign_in(place, &head, body);
+                self.bounded(None, &head, made).await
             }
-            HttpPath::ConsoleSignIn => self.show_sign_in(place, &head).await,
-            HttpPath::ConsoleSignOut => self.sign_out(place, &head, body).await,
+            HttpPath::ConsoleSignIn => {
+                let made = self.show_sign_in(place, &head);
+                self.bounded(None, &head, made).await
+            }
+            HttpPath::ConsoleSignOut => {
+                let made = self.sign_out(place, &head, body);
+                self.bounded(None, &head, made).await
+            }
             _ => self.page(path, requirement, place, &head).await,
         }
     }
@@ -146,15 +160,44 @@ impl Console {
         place: Place,
         head: &Parts,
     ) -> Response {
-        let visitor = match self.identify(place, head).await {
-            Ok(visitor) => visitor,
-            Err(Error::Unauthenticated) => {
-                let next = head.uri.path_and_query();
-                let next = next.map_or("/", |next| next.as_str());
-                return sign_in::form(StatusCode::UNAUTHORIZED, next, None);
+        match self.identify(place, head).await {
+            Ok(visitor) => {
+                let caller = Arc::clone(&visitor.caller);
+                let made = self.made(path, requirement, place, head, visitor);
+                self.bounded(Some(&caller), head, made).await
             }
-            Err(error) => return layout::failure(None, &error.into()),
+            Err(error) => {
+                let made = async { unidentified(head, error) };
+                self.bounded(None, head, made).await
+            }
+        }
+    }
+
+    /// An answer whose bytes count from now on until they are read; a refusal if too many wait.
+    async fn bounded(
+        &self,
+        caller: Option<&Caller>,
+        head: &Parts,
+        made: impl Future<Output = Response>,
+    ) -> Response {
+        let Some(connection) = visitor::activity(head) else {
+            return made.await;
         };
+        let kept = match self.pages.reserve(caller, connection) {
+            Ok(place) => place.keep(made.await).await,
+            Err(error) => Err(error),
+        };
+        kept.unwrap_or_else(unread)
+    }
+
+    async fn made(
+        &self,
+        path: HttpPath,
+        requirement: Requirement,
+        place: Place,
+        head: &Parts,
+        visitor: Visitor,
+    ) -> Response {
         if visitor.caller.is_anyone() && !origin::may_be_anyone(head, place) {
             return layout::failure(None, &origin::foreign_name());
         }
@@ -204,6 +247,22 @@ impl Console {
             .await?;
         Ok(Visitor::new(caller, None, head, self.stack.clone()))
     }
+}
+
+/// What whoever has no right to a page gets in its place.
+fn unidentified(head: &Parts, error: Error) -> Response {
+    if !matches!(error, Error::Unauthenticated) {
+        return layout::failure(None, &error.into());
+    }
+    let next = head.uri.path_and_query();
+    let next = next.map_or("/", |next| next.as_str());
+    sign_in::form(StatusCode::UNAUTHORIZED, next, None)
+}
+
+/// Refuses a page because too many wait to be read. It is short, because it counts nowhere.
+fn unread(error: Error) -> Response {
+    let failure = Failure::from(error);
+    failure.marked(format!("{}: {}\n", failure.reason, failure.message))
 }
 
 /// Adds what every answer of the console has.

@@ -45,6 +45,7 @@ pub(super) fn foreign_name() -> Failure {
         message: "without API keys, the console answers only at localhost, 127.0.0.1 and [::1]; \
                   create a key with `usage-server keys create` to use another name"
             .to_owned(),
+        retry_after_secs: None,
     }
 }
 

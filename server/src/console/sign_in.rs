@@ -20,8 +20,10 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The largest form: a key, and the address of a page.
-const MAX_FORM_BYTES: usize = 40 * 1024;
+/// The longest address of a page that comes next.
+const MAX_NEXT_BYTES: usize = 2 * 1024;
+/// The largest form: a key, and the address of a page with each byte escaped.
+const MAX_FORM_BYTES: usize = 8 * 1024;
 /// How long it may take to arrive.
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -118,7 +120,7 @@ impl Console {
     }
 }
 
-/// The page of the console that a text names, with its query; else the first one.
+/// The page of the console that a text names, with its query; the first one if there is none, or it is too long.
 fn own_page(next: &str) -> &str {
     let path = next.split(['?', '#']).next().unwrap_or_default();
     let is_page = HttpPath::find(path).is_some_and(|path| {
@@ -128,7 +130,11 @@ fn own_page(next: &str) -> &str {
         );
         path.is_console() && !is_other
     });
-    if is_page { next } else { "/" }
+    if is_page && next.len() <= MAX_NEXT_BYTES {
+        next
+    } else {
+        "/"
+    }
 }
 
 fn foreign_form() -> Failure {
@@ -138,6 +144,7 @@ fn foreign_form() -> Failure {
         message:
             "this form was not sent by a page of this console; open the page again and repeat it"
                 .to_owned(),
+        retry_after_secs: None,
     }
 }
 
@@ -204,6 +211,7 @@ mod tests {
             "/metrics",
             "/accountsx",
             "javascript:alert(1)",
+            &format!("/accounts?id={}", "a".repeat(MAX_NEXT_BYTES)),
         ] {
             assert_eq!(own_page(other), "/", "{other}");
         }
