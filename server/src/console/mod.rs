@@ -163,7 +163,7 @@ impl Console {
         match self.identify(place, head).await {
             Ok(visitor) => {
                 let caller = Arc::clone(&visitor.caller);
-                let made = self.made(path, requirement, place, head, visitor);
+                let made = self.made(path, requirement, visitor);
                 self.bounded(Some(&caller), head, made).await
             }
             Err(error) => {
@@ -190,17 +190,7 @@ impl Console {
         kept.unwrap_or_else(unread)
     }
 
-    async fn made(
-        &self,
-        path: HttpPath,
-        requirement: Requirement,
-        place: Place,
-        head: &Parts,
-        visitor: Visitor,
-    ) -> Response {
-        if visitor.caller.is_anyone() && !origin::may_be_anyone(head, place) {
-            return layout::failure(None, &origin::foreign_name());
-        }
+    async fn made(&self, path: HttpPath, requirement: Requirement, visitor: Visitor) -> Response {
         if let Err(denial) = visitor.caller.check_role(requirement) {
             return layout::failure(Some(&visitor), &Error::PermissionDenied(denial).into());
         }

@@ -29,6 +29,8 @@ on_sqlite!(
 );
 
 const COOKIE: &str = "usage_console";
+/// A call that only reads.
+const METERS: &str = "/usage.v1.UsageService/ListMeters?encoding=json&message=%7B%7D";
 
 async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     let [admin, ..] = keys(&world).await;
@@ -301,15 +303,12 @@ async fn without_keys_only_local_names_are_answered(world: World) {
     let form = browser.get("/sign-in").await;
     assert_eq!((form.status, form.header("location")), (303, "/"));
     for local in ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080"] {
-        let page = browser.get_with("/runs", &[("host", local)]).await;
-        assert_eq!(page.status, 200, "{local}");
-    }
-    for foreign in ["evil.example", "localhost.evil.example:8080"] {
-        for path in ["/", "/accounts", "/set-up", "/keys"] {
-            let page = browser.get_with(path, &[("host", foreign)]).await;
-            page.assert_shows(421, "HOST_NOT_LOCAL");
+        for path in ["/runs", METERS, "/metrics", "/openapi.json"] {
+            let page = browser.get_with(path, &[("host", local)]).await;
+            assert_eq!(page.status, 200, "{local}{path}");
         }
     }
+    assert_only_local_names_are_answered(&browser, &["/", "/accounts", "/set-up", "/keys"]).await;
     // With a key, the name makes no difference.
     let [admin, ..] = keys(&world).await;
     let host = [("host", "usage.example")];
@@ -318,6 +317,26 @@ async fn without_keys_only_local_names_are_answered(world: World) {
     browser.sign_in(&admin).await;
     assert_eq!(browser.get_with("/runs", &host).await.status, 200);
     world.finish().await;
+}
+
+/// At other names, neither pages nor calls are answered, whatever key is made up; load balancers are.
+async fn assert_only_local_names_are_answered(browser: &Browser, pages: &[&str]) {
+    let others = [METERS, "/metrics", "/openapi.json"];
+    for foreign in ["evil.example", "localhost.evil.example:8080"] {
+        let host = ("host", foreign);
+        for path in pages.iter().chain(&others) {
+            let refused = browser.get_with(path, &[host]).await;
+            refused.assert_shows(421, "HOST_NOT_LOCAL");
+            let with_key = [host, ("authorization", "Bearer x")];
+            assert_eq!(browser.get_with(path, &with_key).await.status, 421);
+        }
+        let increment = format!("{}/usage.v1.UsageService/Increment", browser.url);
+        let increment = browser.client.post(increment).body(r#"{"accountId":"a"}"#);
+        let json = [host, ("content-type", "application/json")];
+        assert_eq!(browser.send(increment, &json).await.status, 421);
+        let live = browser.get_with("/health/live", &[host]).await;
+        assert_eq!(live.status, 200);
+    }
 }
 
 async fn without_the_console_none_of_its_paths_is_there(mut world: World) {
@@ -331,6 +350,7 @@ async fn without_the_console_none_of_its_paths_is_there(mut world: World) {
         assert_eq!((answer.status, &*answer.text), (404, "not found\n"));
     }
     assert_eq!(browser.get("/health/live").await.status, 200);
+    assert_only_local_names_are_answered(&browser, &[]).await;
     server.stop().await.unwrap();
     world.finish().await;
 }
@@ -339,13 +359,12 @@ async fn a_session_follows_links_to_json_and_changes_nothing(world: World) {
     let [admin, ..] = keys(&world).await;
     let browser = Browser::new(world.http_url());
     browser.sign_in(&admin).await;
-    let list = "/usage.v1.UsageService/ListMeters?encoding=json&message=%7B%7D";
-    let meters = browser.get(list).await;
+    let meters = browser.get(METERS).await;
     assert_eq!(meters.status, 200, "{}", meters.text);
     assert!(meters.text.contains("api_calls"), "{}", meters.text);
     // A page of another origin is told nothing.
     let other = [("origin", "https://evil.example")];
-    assert_eq!(browser.get_with(list, &other).await.status, 403);
+    assert_eq!(browser.get_with(METERS, &other).await.status, 403);
     // Calls that change something need the key itself.
     let increment = format!("{}/usage.v1.UsageService/Increment", world.http_url());
     let increment = browser.client.post(increment).body(r#"{"accountId":"a"}"#);
