@@ -99,7 +99,8 @@ async fn compared(
     id: &str,
     now: Option<Timestamp>,
 ) -> Option<Result<Vec<usage_proto::v1::ReconciledUsage>, Failure>> {
-    if visitor.query.get("compare").is_empty() {
+    // Links of other sites ask Stripe nothing.
+    if visitor.query.get("compare").is_empty() || !visitor.is_own_request {
         return None;
     }
     let request = ReconcileRequest {

@@ -54,6 +54,11 @@ use crate::{
     store::Store,
 };
 
+/// Calls that no link of another site makes: each asks Stripe much.
+const ASKS_STRIPE: [&str; 2] = [
+    "/usage.v1.UsageService/Reconcile",
+    "/usage.v1.OperationsService/Doctor",
+];
 /// What a browser may do with an answer: show it with our own styles, and send forms back to us.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 const HEADERS: [(header::HeaderName, &str); 6] = [
@@ -138,19 +143,23 @@ impl Console {
         }
     }
 
-    /// Lets a link of a page to the JSON of a call that only reads be followed: the session says who calls.
-    pub(crate) async fn identify_link(&self, place: Place, request: &mut Request) {
+    /// Lets a link of a page to the JSON of a call that only reads be followed: the session says who calls. Returns whether
+    /// it does.
+    pub(crate) async fn identify_link(&self, place: Place, request: &mut Request) -> bool {
         let headers = request.headers();
+        let asks_stripe = ASKS_STRIPE.contains(&request.uri().path());
         let is_link = request.method() == Method::GET
             && !headers.contains_key(header::AUTHORIZATION)
-            && !headers.contains_key(header::ORIGIN);
+            && !headers.contains_key(header::ORIGIN)
+            && origin::may_show(headers)
+            && (!asks_stripe || origin::is_own_request(headers));
         let Some(secret) = is_link.then(|| cookie::read(headers, place)).flatten() else {
-            return;
+            return false;
         };
         // Without a caller, the call is refused as one without a key.
-        if let Ok(caller) = self.sessions.caller(&secret).await {
-            request.extensions_mut().insert(KnownCaller(caller));
-        }
+        let caller = self.sessions.caller(&secret).await.ok();
+        let known = caller.map(|caller| request.extensions_mut().insert(KnownCaller(caller)));
+        known.is_some()
     }
 
     async fn page(
@@ -160,6 +169,10 @@ impl Console {
         place: Place,
         head: &Parts,
     ) -> Response {
+        if !origin::may_show(&head.headers) {
+            let made = async { layout::failure(None, &origin::foreign_page()) };
+            return self.bounded(None, head, made).await;
+        }
         match self.identify(place, head).await {
             Ok(visitor) => {
                 let caller = Arc::clone(&visitor.caller);

@@ -1,11 +1,13 @@
-//! Whether a form comes from a page of this console.
+//! Where a request comes from, as browsers say: a page of this console, or another site.
 
-use axum::http::{HeaderMap, header, request::Parts};
+use axum::http::{HeaderMap, StatusCode, header, request::Parts};
 
-use super::Place;
+use super::{Place, calls::Failure};
 use crate::http::host_name;
 
 const FETCH_SITE: &str = "sec-fetch-site";
+const FETCH_MODE: &str = "sec-fetch-mode";
+const FETCH_DEST: &str = "sec-fetch-dest";
 
 /// Whether a request that changes something was sent by a page of this console, or by no browser at all. Browsers say where
 /// a form comes from.
@@ -21,6 +23,28 @@ pub(super) fn is_own_form(head: &Parts) -> bool {
     match (origin, host_name(&head.uri, headers)) {
         (Some((_, theirs)), Some(own)) => theirs.eq_ignore_ascii_case(&own),
         _ => false,
+    }
+}
+
+/// Whether no page of another site asks: a page of this console, whoever types an address, or no browser at all.
+pub(super) fn is_own_request(headers: &HeaderMap) -> bool {
+    let site = headers.get(FETCH_SITE);
+    site.is_none_or(|site| site == "same-origin" || site == "none")
+}
+
+/// Whether a request may show what a session sees: one of our own, or a link of another site that was followed. What other
+/// sites load into their pages may not.
+pub(super) fn may_show(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    is_own_request(headers) || is(FETCH_MODE, "navigate") && is(FETCH_DEST, "document")
+}
+
+pub(super) fn foreign_page() -> Failure {
+    Failure {
+        status: StatusCode::FORBIDDEN,
+        reason: "FOREIGN_PAGE".to_owned(),
+        message: "a page of another site may link to this page, and not load it".to_owned(),
+        retry_after_secs: None,
     }
 }
 
@@ -59,6 +83,31 @@ mod tests {
             (vec![host, ("sec-fetch-site", "none")], false),
         ] {
             assert_eq!(is_own_form(&head(&headers)), is_own, "{headers:?}");
+        }
+    }
+    #[test]
+    fn links_of_other_sites_are_followed_and_nothing_else_of_them() {
+        let navigate = ("sec-fetch-mode", "navigate");
+        let document = ("sec-fetch-dest", "document");
+        let site = |site| ("sec-fetch-site", site);
+        for (headers, may, is_own) in [
+            (vec![], true, true),
+            (vec![site("same-origin")], true, true),
+            (vec![site("none"), navigate, document], true, true),
+            (vec![site("cross-site"), navigate, document], true, false),
+            (vec![site("same-site"), navigate, document], true, false),
+            (vec![site("cross-site"), document], false, false),
+            (vec![site("cross-site"), navigate], false, false),
+            (
+                vec![site("same-site"), navigate, ("sec-fetch-dest", "iframe")],
+                false,
+                false,
+            ),
+            (vec![site("what"), ("sec-fetch-mode", "cors")], false, false),
+        ] {
+            let head = head(&headers);
+            assert_eq!(may_show(&head.headers), may, "{headers:?}");
+            assert_eq!(is_own_request(&head.headers), is_own, "{headers:?}");
         }
     }
 }

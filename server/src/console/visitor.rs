@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 
 use super::{
     calls::{Calls, Stack},
+    origin::is_own_request,
     query::Query,
 };
 use crate::{
@@ -23,6 +24,8 @@ pub(super) struct Visitor {
     /// The page that is asked for.
     pub(super) path: Option<HttpPath>,
     pub(super) query: Query,
+    /// Whether no page of another site asks.
+    pub(super) is_own_request: bool,
 }
 
 impl Visitor {
@@ -40,6 +43,7 @@ impl Visitor {
             calls,
             path: HttpPath::find(head.uri.path()),
             query: Query::parse(head.uri.query().unwrap_or_default()),
+            is_own_request: is_own_request(&head.headers),
         }
     }
 }

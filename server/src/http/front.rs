@@ -12,7 +12,7 @@ use super::{
     local_names::LocalNames,
 };
 use crate::{
-    console::{Console, Place},
+    console::{self, Console, Place},
     domain::http_paths::HttpPath,
 };
 
@@ -63,15 +63,19 @@ impl Front {
             Asked::ByAllowed(origin) => Some(origin),
             Asked::Answered(answer) => return Ok(*answer),
         };
-        if is_method && let Some((console, place)) = console {
-            console.identify_link(place, &mut request).await;
-        }
+        let is_of_session = match console {
+            Some((console, place)) if is_method => console.identify_link(place, &mut request).await,
+            _ => false,
+        };
         let Ok(mut answer) = if is_method {
             rpc.oneshot(request).await
         } else {
             self.router.oneshot(request).await
         };
         cors.mark(&mut answer, origin);
+        if is_of_session {
+            console::protect(&mut answer);
+        }
         Ok(answer)
     }
 }

@@ -26,6 +26,7 @@ on_sqlite!(
     without_keys_only_local_names_are_answered,
     without_the_console_none_of_its_paths_is_there,
     a_session_follows_links_to_json_and_changes_nothing,
+    links_of_other_sites_are_followed_and_nothing_is_loaded_into_them,
 );
 
 const COOKIE: &str = "usage_console";
@@ -47,7 +48,7 @@ async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     assert_eq!(signed_in.status, 303);
     assert_eq!(signed_in.header("location"), "/accounts?id=a%2Fb");
     let cookie = signed_in.header("set-cookie").to_owned();
-    for part in ["HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=28800"] {
+    for part in ["HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=28800"] {
         assert!(cookie.contains(part), "{cookie}");
     }
     assert!(!cookie.contains(&admin[20..]));
@@ -362,6 +363,9 @@ async fn a_session_follows_links_to_json_and_changes_nothing(world: World) {
     let meters = browser.get(METERS).await;
     assert_eq!(meters.status, 200, "{}", meters.text);
     assert!(meters.text.contains("api_calls"), "{}", meters.text);
+    assert_eq!(meters.header("cache-control"), "no-store");
+    assert_eq!(meters.header("x-frame-options"), "DENY");
+    assert!(!meters.header("content-security-policy").is_empty());
     // A page of another origin is told nothing.
     let other = [("origin", "https://evil.example")];
     assert_eq!(browser.get_with(METERS, &other).await.status, 403);
@@ -371,5 +375,41 @@ async fn a_session_follows_links_to_json_and_changes_nothing(world: World) {
     let json = [("content-type", "application/json")];
     assert_eq!(browser.send(increment, &json).await.status, 401);
     assert_eq!(world.count_rows("all_reports").await, 0);
+    world.finish().await;
+}
+
+async fn links_of_other_sites_are_followed_and_nothing_is_loaded_into_them(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    let [admin, ..] = keys(&world).await;
+    let browser = Browser::new(world.http_url());
+    browser.sign_in(&admin).await;
+    for site in ["cross-site", "same-site"] {
+        let link = [
+            ("sec-fetch-site", site),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        let frame = [link[0], link[1], ("sec-fetch-dest", "iframe")];
+        let image = [link[0], ("sec-fetch-mode", "no-cors")];
+        assert_eq!(browser.get_with("/runs", &link).await.status, 200);
+        assert_eq!(browser.get_with(METERS, &link).await.status, 200);
+        for headers in [&frame[..], &image] {
+            let refused = browser.get_with("/runs", headers).await;
+            refused.assert_shows(403, "FOREIGN_PAGE");
+            assert_eq!(browser.get_with(METERS, headers).await.status, 401);
+        }
+        // None of them asks Stripe.
+        let compare = "/account?id=acct&compare=yes";
+        let page = browser.get_with(compare, &link).await;
+        page.assert_shows(200, "Compare with Stripe's totals");
+        let reconcile = "/usage.v1.UsageService/Reconcile?encoding=json&message=%7B%7D";
+        assert_eq!(browser.get_with(reconcile, &link).await.status, 401);
+    }
+    for site in ["same-origin", "none"] {
+        let own = [("sec-fetch-site", site)];
+        let page = browser.get_with("/account?id=acct&compare=yes", &own).await;
+        assert_eq!(page.status, 200);
+        assert!(!page.text.contains("compare=yes"), "{}", page.text);
+    }
     world.finish().await;
 }
