@@ -7,6 +7,7 @@
 mod account;
 mod account_parts;
 mod accounts;
+mod address_rates;
 mod audit;
 mod calls;
 mod chart;
@@ -25,7 +26,6 @@ mod runs;
 mod sessions;
 mod set_up;
 mod sign_in;
-mod sign_in_rates;
 mod style;
 mod visitor;
 
@@ -39,8 +39,8 @@ use axum::{
 
 pub(crate) use self::calls::Stack;
 use self::{
-    calls::Failure, diagnosis::Diagnosis, layout::Page, sessions::Sessions,
-    sign_in_rates::SignInRates, visitor::Visitor,
+    address_rates::AddressRates, calls::Failure, diagnosis::Diagnosis, layout::Page,
+    sessions::Sessions, visitor::Visitor,
 };
 use crate::{
     authentication::{Authenticator, KnownCaller},
@@ -91,7 +91,8 @@ pub(crate) struct Console {
     sessions: Sessions,
     authenticator: Authenticator,
     stack: Stack,
-    sign_ins: SignInRates,
+    /// Attempts to sign in that failed.
+    failures: AddressRates,
     diagnosis: Arc<Diagnosis>,
     /// Pages that are made or wait to be read.
     pages: PageLimit,
@@ -109,7 +110,7 @@ impl Console {
             sessions: Sessions::new(store, clock, authenticator.clone()),
             authenticator,
             stack,
-            sign_ins: SignInRates::default(),
+            failures: AddressRates::of_sign_ins(),
             diagnosis: Arc::default(),
             pages: PageLimit::default(),
         }
@@ -157,7 +158,8 @@ impl Console {
             return false;
         };
         // Without a caller, the call is refused as one without a key.
-        let caller = self.sessions.caller(&secret).await.ok();
+        let address = visitor::address(request.extensions());
+        let caller = self.sessions.caller(&secret, address).await.ok();
         let known = caller.map(|caller| request.extensions_mut().insert(KnownCaller(caller)));
         known.is_some()
     }
@@ -233,7 +235,8 @@ impl Console {
     async fn identify(&self, place: Place, head: &Parts) -> Result<Visitor, Error> {
         let secret = cookie::read(&head.headers, place);
         if let Some(secret) = secret {
-            match self.sessions.caller(&secret).await {
+            let address = visitor::address(&head.extensions);
+            match self.sessions.caller(&secret, address).await {
                 Ok(caller) => {
                     return Ok(Visitor::new(caller, Some(secret), head, self.stack.clone()));
                 }

@@ -2,7 +2,7 @@
 //!
 //! The key is in the body of a form and nowhere else. What is said of a wrong one does not depend on what exists.
 
-use std::{net::IpAddr, net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -12,8 +12,7 @@ use axum::{
 use maud::html;
 
 use super::{
-    Console, Place, calls::Failure, cookie, layout, origin, query::Query, see_other,
-    visitor::activity,
+    Console, Place, calls::Failure, cookie, layout, origin, query::Query, see_other, visitor,
 };
 use crate::{
     domain::http_paths::HttpPath,
@@ -45,16 +44,7 @@ impl Console {
         if !origin::is_own_form(head) {
             return layout::failure(None, &foreign_form());
         }
-        let address = activity(head).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |activity| {
-            activity.peer().ip()
-        });
-        if !self.sign_ins.may_try(address) {
-            let wait = "Too many attempts to sign in. Wait a minute and try again.";
-            let mut answer = form(StatusCode::TOO_MANY_REQUESTS, "/", Some(wait));
-            let secs = header::HeaderValue::from_static("60");
-            answer.headers_mut().insert(header::RETRY_AFTER, secs);
-            return answer;
-        }
+        let address = visitor::address(&head.extensions);
         let is_secure = origin::is_secure(&head.headers, place);
         let former = cookie::read(&head.headers, place);
         let fields = match read_form(head, body).await {
@@ -65,7 +55,7 @@ impl Console {
         let secret = match self.begin(fields.get("key"), address).await {
             Ok(secret) => secret,
             Err(Error::Unauthenticated) => {
-                return form(StatusCode::UNAUTHORIZED, next, Some(WRONG));
+                return self.wrong_key(next, address);
             }
             Err(error) => return layout::failure(None, &error.into()),
         };
@@ -79,6 +69,18 @@ impl Console {
         let cookie = cookie::set(&secret, is_secure);
         let cookie = cookie.map(|value| (header::SET_COOKIE, value));
         answer.headers_mut().extend(cookie);
+        answer
+    }
+
+    /// Refuses a key that is not valid. Only these count: no one else's attempts keep a valid key out.
+    fn wrong_key(&self, next: &str, address: IpAddr) -> Response {
+        if self.failures.may_try(address) {
+            return form(StatusCode::UNAUTHORIZED, next, Some(WRONG));
+        }
+        let wait = "Too many attempts to sign in. Wait a minute and try again.";
+        let mut answer = form(StatusCode::TOO_MANY_REQUESTS, next, Some(wait));
+        let secs = header::HeaderValue::from_static("60");
+        answer.headers_mut().insert(header::RETRY_AFTER, secs);
         answer
     }
 

@@ -1,8 +1,11 @@
 //! Who looks at a page, and what for.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
-use axum::http::request::Parts;
+use axum::http::{Extensions, request::Parts};
 
 use super::{
     calls::{Calls, Stack},
@@ -51,4 +54,12 @@ impl Visitor {
 /// What the connection of a request does.
 pub(super) fn activity(head: &Parts) -> Option<Arc<Activity>> {
     head.extensions.get::<Arc<Activity>>().cloned()
+}
+
+/// The address that a request came from.
+pub(super) fn address(of: &Extensions) -> IpAddr {
+    let activity = of.get::<Arc<Activity>>();
+    activity.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |activity| {
+        activity.peer().ip()
+    })
 }

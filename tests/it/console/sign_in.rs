@@ -265,11 +265,13 @@ async fn attempts_to_sign_in_are_limited(world: World) {
     }
     assert_eq!(statuses[..10], [401; 10]);
     assert_eq!(statuses.last(), Some(&429));
-    // Also with a key that is right, and whatever pages are read meanwhile.
-    let refused = browser.sign_in(&admin).await;
+    let refused = browser.sign_in("wrong").await;
     refused.assert_shows(429, "Too many attempts");
     assert_eq!(refused.header("retry-after"), "60");
     assert_eq!(browser.get("/sign-in").await.status, 200);
+    // They keep no key out that is right.
+    assert_eq!(browser.sign_in(&admin).await.status, 303);
+    assert_eq!(browser.get("/runs").await.status, 200);
     world.finish().await;
 }
 
