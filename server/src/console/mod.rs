@@ -127,7 +127,7 @@ impl Console {
         // A body cannot be shared while a call is waited for.
         let (head, body) = request.into_parts();
         match path {
-            HttpPath::ConsoleStyle => style::answer(),
+            HttpPath::ConsoleStyle => style::answer(head.uri.query()),
             HttpPath::ConsoleSignIn if head.method == Method::POST => {
                 let made = self.sign_in(place, &head, body);
                 self.bounded(None, &head, made).await
