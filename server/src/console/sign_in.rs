@@ -15,7 +15,7 @@ use super::{
     Console, Place, calls::Failure, cookie, layout, origin, query::Query, see_other, visitor,
 };
 use crate::{
-    domain::http_paths::HttpPath,
+    domain::{api_key::PresentedKey, http_paths::HttpPath},
     error::{Error, Result},
 };
 
@@ -55,7 +55,7 @@ impl Console {
         let secret = match self.begin(fields.get("key"), address).await {
             Ok(secret) => secret,
             Err(Error::Unauthenticated) => {
-                return self.wrong_key(next, address);
+                return self.wrong_key(fields.get("key"), next, address);
             }
             Err(error) => return layout::failure(None, &error.into()),
         };
@@ -73,7 +73,13 @@ impl Console {
     }
 
     /// Refuses a key that is not valid. Only these count: no one else's attempts keep a valid key out.
-    fn wrong_key(&self, next: &str, address: IpAddr) -> Response {
+    fn wrong_key(&self, key: &str, next: &str, address: IpAddr) -> Response {
+        if let Some(unlogged) = self.failure_lines.count() {
+            // Of a text that is no key, nothing is logged.
+            let key = PresentedKey::parse(key).map(|key| key.id.to_string());
+            let key = key.unwrap_or_default();
+            tracing::warn!(%address, key, unlogged, "an attempt to sign in to the console failed");
+        }
         if self.failures.may_try(address) {
             return form(StatusCode::UNAUTHORIZED, next, Some(WRONG));
         }

@@ -276,7 +276,7 @@ async fn attempts_to_sign_in_are_limited(world: World) {
 }
 
 async fn roles_see_what_their_calls_may(world: World) {
-    let [_, reader, writer] = keys(&world).await;
+    let [admin, reader, writer] = keys(&world).await;
     let browser = Browser::new(world.http_url());
     browser.sign_in(&reader).await;
     let page = browser.get("/").await;
@@ -288,6 +288,13 @@ async fn roles_see_what_their_calls_may(world: World) {
     for page in ["/keys", "/audit"] {
         let refused = browser.get(page).await;
         refused.assert_shows(403, "the key has the role reader");
+    }
+    // As refused calls are, these are in the audit.
+    let admins = Browser::new(world.http_url());
+    admins.sign_in(&admin).await;
+    let audit = admins.get("/audit").await;
+    for action in ["ListKeys", "ListAuditEntries"] {
+        audit.assert_shows(200, &format!("{action} – failed"));
     }
     let browser = Browser::new(world.http_url());
     assert_eq!(browser.sign_in(&writer).await.status, 303);
