@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 use serde_json::json;
 use usage_proto::v1::{
     GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, MeterUsage,
-    Period, Quantities, ReconcileRequest, UsagePoint,
+    Period, Quantities, ReconcileRequest, ReconciledUsage, UsagePoint,
 };
 
 use super::{
@@ -84,7 +84,10 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         h2 #compared { "Stripe and invoices" }
         @match &compared {
             None => p { a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("compare", "yes")])) "#compared" } { "Compare with Stripe's totals and invoices" } " (it asks Stripe, which takes seconds)" },
-            Some(found) => (or_reason(found, |rows| comparison(rows))),
+            Some(found) => (or_reason(found, |(rows, json)| html! {
+                (comparison(rows))
+                p .more { a href=(json) { "The comparison as JSON" } }
+            })),
         }
         @if account.is_some() {
             p .more { a href=(json_url("AccountService/GetAccount", &json!({ "accountId": id }))) { "The account as JSON" } }
@@ -93,12 +96,12 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     Ok(Page::new(format!("Account {id}"), content))
 }
 
-/// The comparison, if the address asks for it.
+/// The comparison, if the address asks for it, and where its JSON is.
 async fn compared(
     visitor: &Visitor,
     id: &str,
     now: Option<Timestamp>,
-) -> Option<Result<Vec<usage_proto::v1::ReconciledUsage>, Failure>> {
+) -> Option<Result<(Vec<ReconciledUsage>, String), Failure>> {
     // Links of other sites ask Stripe nothing.
     if visitor.query.get("compare").is_empty() || !visitor.is_own_request {
         return None;
@@ -114,8 +117,15 @@ async fn compared(
         }),
         ..ReconcileRequest::default()
     };
+    let json = json!({
+        "accountId": id,
+        "period": request.period.map(|period| json!({
+            "start": period.start.map(rfc3339),
+            "end": period.end.map(rfc3339),
+        })),
+    });
     let page = visitor.calls.reconcile(request).await;
-    Some(page.map(|page| page.rows))
+    Some(page.map(|page| (page.rows, json_url("UsageService/Reconcile", &json))))
 }
 
 fn step(query: &Query) -> Result<(Granularity, &'static str), Failure> {

@@ -50,8 +50,9 @@ async fn the_first_page_shows_what_needs_a_decision(world: World) {
 }
 
 async fn accounts_are_found_by_the_beginning_of_their_id_and_by_customer(world: World) {
-    for account in ["team", "team/1", "team/2", "tea", "tean", "Team/3"] {
-        let put = PutAccount::free(account);
+    let others = ["tea", "tean", "Team/3", "cus_four/1", "cus_fours"];
+    for account in ["team", "team/1", "team/2"].iter().chain(&others) {
+        let put = PutAccount::free(*account);
         world.client().put_account(put).await.unwrap();
     }
     world.link_to_new_customer("team/4", "cus_four").await;
@@ -65,12 +66,22 @@ async fn accounts_are_found_by_the_beginning_of_their_id_and_by_customer(world: 
     for (wanted, found) in [
         ("team%2F", &["team/1", "team/2", "team/3", "team/4"][..]),
         ("team", &["team", "team/1", "team/2", "team/3", "team/4"]),
-        ("cus_four", &["team/4"]),
+        ("cus_four", &["cus_four/1", "cus_fours", "team/4"]),
+        ("cus_four%2F", &["cus_four/1"]),
         ("zzz", &[]),
         (
             "",
             &[
-                "Team/3", "tea", "team", "team/1", "team/2", "team/3", "team/4", "tean",
+                "Team/3",
+                "cus_four/1",
+                "cus_fours",
+                "tea",
+                "team",
+                "team/1",
+                "team/2",
+                "team/3",
+                "team/4",
+                "tean",
             ],
         ),
     ] {
