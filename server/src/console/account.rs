@@ -15,7 +15,7 @@ use super::{
     calls::Failure,
     chart::{self, MAX_POINTS},
     html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time, url},
-    layout::Page,
+    layout::{self, Page},
     query::Query,
     reports,
     visitor::Visitor,
@@ -45,6 +45,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let reports = ListReportsRequest {
         account_id: id.clone(),
         page_size: REPORTS,
+        meter: query.text("meter"),
         ..ListReportsRequest::default()
     };
     let usage = usage(visitor, &id);
@@ -53,16 +54,21 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         calls.list_reports(reports),
         usage
     );
-    let account = match account {
+    let (account, denied) = match account {
         // It is counted without a link too.
-        Err(failure) if failure.is_not_found() => None,
-        found => found?.account,
+        Err(failure) if failure.is_not_found() => (None, None),
+        // A key may be limited to the meter whose usage is shown.
+        Err(failure) if failure.is_denied() && usage.is_ok() => (None, Some(failure)),
+        found => (found?.account, None),
     };
     let now = usage.as_ref().ok().and_then(|usage| usage.as_of);
     let compared = compared(visitor, &id, now).await;
     let content = html! {
         h1 { "Account " bdi .id { (id) } }
-        (link(account.as_ref()))
+        @match &denied {
+            None => (link(account.as_ref())),
+            Some(failure) => (layout::reason(failure)),
+        }
         @if let Some(synced) = account.as_ref().and_then(|account| account.subscription.as_ref()) {
             (subscription(synced))
         }
@@ -156,7 +162,7 @@ async fn usage(visitor: &Visitor, id: &str) -> Result<GetResponse, Failure> {
     };
     let request = GetRequest {
         account_id: id.to_owned(),
-        meter: String::new(),
+        meter: query.text("meter"),
         period,
         granularity: granularity.into(),
         time_zone: query.text("tz"),
@@ -170,6 +176,7 @@ fn steps(query: &Query) -> Markup {
     html! {
         form .filters method="get" action={ (HttpPath::ConsoleAccount.name()) "#usage" } {
             input type="hidden" name="id" value=(query.get("id"));
+            (field(query, "meter", "Meter", "all"))
             (choice(query, "by", "Steps", &values))
             (field(query, "start", "From", "2026-03-01"))
             (field(query, "end", "Before", "2026-04-01"))
@@ -186,6 +193,7 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
     let period = usage.period.unwrap_or_default();
     let json = json!({
         "accountId": usage.account_id,
+        "meter": query.get("meter"),
         "period": {
             "start": period.start.map(rfc3339),
             "end": period.end.map(rfc3339),
@@ -204,7 +212,7 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
             } @else if meter.points.len() > MAX_POINTS {
                 p .note { (meter.points.len()) " steps are too many for a chart: choose longer ones, or a shorter time." }
             } @else if !has_room {
-                p .note { "The charts above have as many steps as a page shows: choose longer ones, or a shorter time." }
+                p .note { "The charts above have as many steps as a page shows: choose longer ones, a shorter time, or " a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("meter", &meter.meter)])) "#usage" } { "this meter alone" } "." }
             } @else {
                 @let name = format!("Usage of {}", meter.meter);
                 (chart::bars(&meter.points, &name, zone, format))

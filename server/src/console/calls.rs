@@ -81,6 +81,10 @@ impl Failure {
         answer
     }
 
+    pub(super) fn is_denied(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN
+    }
+
     pub(super) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
     }

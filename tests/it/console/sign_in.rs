@@ -5,7 +5,7 @@ use usage_client::proto::{KeyRole, RevokeKeyRequest};
 
 use super::{Browser, form_token, keys};
 use crate::{
-    operations::access::{access, create, first_admin, new_key, timestamp},
+    operations::access::{access, create, first_admin, limited_key, new_key, timestamp},
     support::world::{Engine, Server, World, hours_ago, on_both_engines, on_sqlite, poll},
 };
 
@@ -23,6 +23,7 @@ on_sqlite!(
     a_form_of_another_site_is_refused,
     attempts_to_sign_in_are_limited,
     roles_see_what_their_calls_may,
+    a_key_that_is_limited_to_a_meter_sees_its_usage,
     without_keys_only_local_names_are_answered,
     without_the_console_none_of_its_paths_is_there,
     a_session_follows_links_to_json_and_changes_nothing,
@@ -302,6 +303,31 @@ async fn roles_see_what_their_calls_may(world: World) {
         let refused = browser.get(page).await;
         refused.assert_shows(403, "counts usage and shows nothing");
     }
+    world.finish().await;
+}
+
+async fn a_key_that_is_limited_to_a_meter_sees_its_usage(world: World) {
+    world.count("acct", 7, hours_ago(2)).await;
+    world.count_of("acct", "tokens", 9, hours_ago(2)).await;
+    let (_, admin) = first_admin(&world).await;
+    let mut admins = access(&world, Some(&admin)).await;
+    let limited = limited_key("tokens", KeyRole::Reader, &[], &["tokens"]);
+    let limited = create(&mut admins, limited).await;
+    let browser = Browser::new(world.http_url());
+    browser.sign_in(&limited.text).await;
+    let time = |hours| hours_ago(hours).format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let usage = format!(
+        "/account?id=acct&by=hour&start={}&end={}",
+        time(48),
+        time(0)
+    );
+    let page = browser.get(&format!("{usage}&meter=tokens")).await;
+    page.assert_shows(200, "Totals of the period");
+    page.assert_shows(200, ": 9 (");
+    page.assert_shows(200, "this call is about all of them");
+    assert!(!page.text.contains("api_calls"), "{}", page.words());
+    let all = browser.get(&usage).await;
+    all.assert_shows(403, "this call is about all of them");
     world.finish().await;
 }
 
