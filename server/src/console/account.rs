@@ -216,7 +216,7 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
             } @else {
                 @let name = format!("Usage of {}", meter.meter);
                 (chart::bars(&meter.points, &name, zone, format))
-                (points(&meter.points, zone, format))
+                (points(&meter.points, &meter.meter, zone, format))
             }
         }
         p .more { a href=(json_url("UsageService/Get", &json)) { "The usage as JSON" } }
@@ -275,11 +275,11 @@ fn totals(usage: &GetResponse) -> Markup {
 }
 
 /// The figures of a chart.
-fn points(points: &[UsagePoint], zone: Tz, format: &str) -> Markup {
+fn points(points: &[UsagePoint], meter: &str, zone: Tz, format: &str) -> Markup {
     html! {
         details {
             summary { "The same as a table" }
-            div .scroll tabindex="0" role="region" aria-label="Steps" {
+            div .scroll tabindex="0" role="region" aria-label={ "Steps of " (meter) } {
                 table {
                     thead {
                         tr {

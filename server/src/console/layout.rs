@@ -129,12 +129,17 @@ fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
         Some(HttpPath::ConsoleReport) => Some(HttpPath::ConsoleReports),
         other => other,
     };
+    // Of the page of one account, the list is the parent.
+    let current = |page: HttpPath| {
+        let kind = if path == section { "page" } else { "true" };
+        (section == Some(page)).then_some(kind)
+    };
     html! {
         nav aria-label="Pages" {
             ul {
                 @for (page, name) in NAVIGATION.into_iter().filter(|(page, _)| is_shown(*page)) {
                     li {
-                        a href=(page.name()) aria-current=[(section == Some(page)).then_some("page")] { (name) }
+                        a href=(page.name()) aria-current=[current(page)] { (name) }
                     }
                 }
             }

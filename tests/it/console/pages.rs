@@ -129,17 +129,21 @@ async fn an_account_shows_its_link_usage_and_reports(world: World) {
     );
     assert!(page.text.contains("<rect class=\"waiting\""));
     assert!(page.text.contains(&format!(
-        "<title>{}: 70</title>",
+        "<title>{}: 70 (70 at Stripe, 0 not yet at Stripe, 0 never billed)</title>",
         hours_ago(30).format("%Y-%m-%d %H:%M")
     )));
     // The same hour in a zone that has the same hours.
     let zone = browser.get(&format!("{path}&tz=Etc/GMT-3")).await;
     let local = hours_ago(27).format("%Y-%m-%d %H:%M");
     assert!(
-        zone.text.contains(&format!("<title>{local}: 70</title>")),
+        zone.text.contains(&format!("<title>{local}: 70 (70 at")),
         "{}",
         zone.text
     );
+    page.assert_shows(200, "The highest: 70");
+    assert!(page.text.contains("aria-current=\"true\">Accounts"));
+    let list = browser.get("/accounts").await;
+    assert!(list.text.contains("aria-current=\"page\">Accounts"));
     let compared = browser.get(&format!("{path}&compare=yes")).await;
     compared.assert_shows(200, "Accepted by Stripe 70");
     // Many steps are no chart.
