@@ -181,7 +181,7 @@ impl Console {
         match self.identify(place, head).await {
             Ok(visitor) => {
                 let caller = Arc::clone(&visitor.caller);
-                let made = self.made(path, requirement, visitor);
+                let made = Box::pin(self.made(path, requirement, visitor));
                 self.bounded(Some(&caller), head, made).await
             }
             Err(error) => {
