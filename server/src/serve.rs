@@ -10,6 +10,7 @@ mod first_key;
 mod grpc_errors;
 mod grpc_status;
 mod listeners;
+mod pages;
 mod pools;
 mod request_bodies;
 mod requests;
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::connect::http_status;
+pub(crate) use self::{answers::MAX_ANSWER_BYTES, connect::http_status, pages::PageLimit};
 pub use self::{error::ServeError, listeners::Listeners};
 use self::{
     services::{Services, size},

@@ -184,6 +184,14 @@ impl Authenticator {
         }
     }
 
+    /// Whether callers need neither a key nor a certificate.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn lets_anyone_call(&self) -> Result<bool> {
+        Ok(self.shared.client_roles.is_empty() && !self.has_keys().await?)
+    }
+
     /// Whether a key was ever created.
     ///
     /// # Errors

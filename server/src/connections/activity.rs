@@ -206,6 +206,20 @@ impl Activity {
     }
 }
 
+#[cfg(test)]
+impl Activity {
+    /// Of a connection that no socket has.
+    pub(crate) fn unconnected() -> Arc<Self> {
+        let places = super::Places {
+            all: 1,
+            of_address: None,
+        };
+        let open = Arc::new(OpenConnections::new(places));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        Arc::new(Self::new(0, peer, open))
+    }
+}
+
 impl Drop for Wait {
     fn drop(&mut self) {
         let mut times = self.0.times();

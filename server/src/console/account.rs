@@ -6,8 +6,8 @@ use maud::{Markup, html};
 use prost_types::Timestamp;
 use serde_json::json;
 use usage_proto::v1::{
-    GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, Period,
-    Quantities, ReconcileRequest, UsagePoint,
+    GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, MeterUsage,
+    Period, Quantities, ReconcileRequest, ReconciledUsage, UsagePoint,
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     calls::Failure,
     chart::{self, MAX_POINTS},
     html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time, url},
-    layout::Page,
+    layout::{self, Page},
     query::Query,
     reports,
     visitor::Visitor,
@@ -45,6 +45,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let reports = ListReportsRequest {
         account_id: id.clone(),
         page_size: REPORTS,
+        meter: query.text("meter"),
         ..ListReportsRequest::default()
     };
     let usage = usage(visitor, &id);
@@ -53,16 +54,21 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         calls.list_reports(reports),
         usage
     );
-    let account = match account {
+    let (account, denied) = match account {
         // It is counted without a link too.
-        Err(failure) if failure.is_not_found() => None,
-        found => found?.account,
+        Err(failure) if failure.is_not_found() => (None, None),
+        // A key may be limited to the meter whose usage is shown.
+        Err(failure) if failure.is_denied() && usage.is_ok() => (None, Some(failure)),
+        found => (found?.account, None),
     };
     let now = usage.as_ref().ok().and_then(|usage| usage.as_of);
     let compared = compared(visitor, &id, now).await;
     let content = html! {
         h1 { "Account " bdi .id { (id) } }
-        (link(account.as_ref()))
+        @match &denied {
+            None => (link(account.as_ref())),
+            Some(failure) => (layout::reason(failure)),
+        }
         @if let Some(synced) = account.as_ref().and_then(|account| account.subscription.as_ref()) {
             (subscription(synced))
         }
@@ -84,7 +90,10 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         h2 #compared { "Stripe and invoices" }
         @match &compared {
             None => p { a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("compare", "yes")])) "#compared" } { "Compare with Stripe's totals and invoices" } " (it asks Stripe, which takes seconds)" },
-            Some(found) => (or_reason(found, |rows| comparison(rows))),
+            Some(found) => (or_reason(found, |(rows, json)| html! {
+                (comparison(rows))
+                p .more { a href=(json) { "The comparison as JSON" } }
+            })),
         }
         @if account.is_some() {
             p .more { a href=(json_url("AccountService/GetAccount", &json!({ "accountId": id }))) { "The account as JSON" } }
@@ -93,13 +102,14 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     Ok(Page::new(format!("Account {id}"), content))
 }
 
-/// The comparison, if the address asks for it.
+/// The comparison, if the address asks for it, and where its JSON is.
 async fn compared(
     visitor: &Visitor,
     id: &str,
     now: Option<Timestamp>,
-) -> Option<Result<Vec<usage_proto::v1::ReconciledUsage>, Failure>> {
-    if visitor.query.get("compare").is_empty() {
+) -> Option<Result<(Vec<ReconciledUsage>, String), Failure>> {
+    // Links of other sites ask Stripe nothing.
+    if visitor.query.get("compare").is_empty() || !visitor.is_own_request {
         return None;
     }
     let request = ReconcileRequest {
@@ -113,8 +123,15 @@ async fn compared(
         }),
         ..ReconcileRequest::default()
     };
+    let json = json!({
+        "accountId": id,
+        "period": request.period.map(|period| json!({
+            "start": period.start.map(rfc3339),
+            "end": period.end.map(rfc3339),
+        })),
+    });
     let page = visitor.calls.reconcile(request).await;
-    Some(page.map(|page| page.rows))
+    Some(page.map(|page| (page.rows, json_url("UsageService/Reconcile", &json))))
 }
 
 fn step(query: &Query) -> Result<(Granularity, &'static str), Failure> {
@@ -145,7 +162,7 @@ async fn usage(visitor: &Visitor, id: &str) -> Result<GetResponse, Failure> {
     };
     let request = GetRequest {
         account_id: id.to_owned(),
-        meter: String::new(),
+        meter: query.text("meter"),
         period,
         granularity: granularity.into(),
         time_zone: query.text("tz"),
@@ -159,6 +176,7 @@ fn steps(query: &Query) -> Markup {
     html! {
         form .filters method="get" action={ (HttpPath::ConsoleAccount.name()) "#usage" } {
             input type="hidden" name="id" value=(query.get("id"));
+            (field(query, "meter", "Meter", "all"))
             (choice(query, "by", "Steps", &values))
             (field(query, "start", "From", "2026-03-01"))
             (field(query, "end", "Before", "2026-04-01"))
@@ -175,6 +193,7 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
     let period = usage.period.unwrap_or_default();
     let json = json!({
         "accountId": usage.account_id,
+        "meter": query.get("meter"),
         "period": {
             "start": period.start.map(rfc3339),
             "end": period.end.map(rfc3339),
@@ -186,21 +205,42 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
         p { "From " (time(period.start)) " to " (time(period.end)) " UTC, in steps of the time zone " bdi { (usage.time_zone) } "." }
         (totals(usage))
         (chart::legend())
-        @for meter in &usage.meters {
+        @for (meter, has_room) in with_room(&usage.meters) {
             h3 { (foreign(&meter.meter)) }
-            @let is_empty = |point: &UsagePoint| point.quantities.unwrap_or_default() == Quantities::default();
-            @if meter.points.iter().all(is_empty) {
+            @if !has_usage(meter) {
                 p { "No usage in this time." }
             } @else if meter.points.len() > MAX_POINTS {
                 p .note { (meter.points.len()) " steps are too many for a chart: choose longer ones, or a shorter time." }
+            } @else if !has_room {
+                p .note { "The charts above have as many steps as a page shows: choose longer ones, a shorter time, or " a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("meter", &meter.meter)])) "#usage" } { "this meter alone" } "." }
             } @else {
                 @let name = format!("Usage of {}", meter.meter);
                 (chart::bars(&meter.points, &name, zone, format))
-                (points(&meter.points, zone, format))
+                (points(&meter.points, &meter.meter, zone, format))
             }
         }
         p .more { a href=(json_url("UsageService/Get", &json)) { "The usage as JSON" } }
     }
+}
+
+fn has_usage(meter: &MeterUsage) -> bool {
+    let is_empty = |point: &UsagePoint| {
+        let quantities = point.quantities.unwrap_or_default();
+        quantities == Quantities::default()
+    };
+    !meter.points.iter().all(is_empty)
+}
+
+/// The meters, and whether the page has room for the steps of each. All charts together have as many as one may have.
+fn with_room(meters: &[MeterUsage]) -> Vec<(&MeterUsage, bool)> {
+    let mut room = MAX_POINTS;
+    let with_room = meters.iter().map(|meter| {
+        let left = room.checked_sub(meter.points.len());
+        let left = left.filter(|_| has_usage(meter));
+        room = left.unwrap_or(room);
+        (meter, left.is_some())
+    });
+    with_room.collect()
 }
 
 fn totals(usage: &GetResponse) -> Markup {
@@ -235,11 +275,11 @@ fn totals(usage: &GetResponse) -> Markup {
 }
 
 /// The figures of a chart.
-fn points(points: &[UsagePoint], zone: Tz, format: &str) -> Markup {
+fn points(points: &[UsagePoint], meter: &str, zone: Tz, format: &str) -> Markup {
     html! {
         details {
             summary { "The same as a table" }
-            div .scroll tabindex="0" role="region" aria-label="Steps" {
+            div .scroll tabindex="0" role="region" aria-label={ "Steps of " (meter) } {
                 table {
                     thead {
                         tr {
@@ -265,5 +305,38 @@ fn points(points: &[UsagePoint], zone: Tz, format: &str) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_charts_of_a_page_have_as_many_steps_as_one_may_have() {
+        let meter = |steps: usize, total: i64| {
+            let quantities = Some(Quantities {
+                total,
+                ..Quantities::default()
+            });
+            let point = UsagePoint {
+                quantities,
+                ..UsagePoint::default()
+            };
+            MeterUsage {
+                points: vec![point; steps],
+                ..MeterUsage::default()
+            }
+        };
+        let meters = [
+            meter(MAX_POINTS + 1, 1),
+            meter(600, 1),
+            meter(600, 1),
+            meter(900, 0),
+            meter(400, 1),
+            meter(1, 1),
+        ];
+        let found: Vec<bool> = with_room(&meters).iter().map(|(_, has)| *has).collect();
+        assert_eq!(found, [false, true, false, false, true, false]);
     }
 }

@@ -6,7 +6,7 @@ use usage_proto::v1::{
     Subscription, account::Billing,
 };
 
-use super::html::{foreign, grouped, state, time, words};
+use super::html::{foreign, grouped, rfc3339, state, time, words};
 
 /// Billing periods that are shown, the newest ones.
 const MAX_PERIODS: usize = 20;
@@ -97,7 +97,10 @@ pub(super) fn comparison(rows: &[ReconciledUsage]) -> Markup {
             @for waiting in &row.waiting {
                 p .warn { "The comparison with invoices of " bdi { (waiting.item) } " waits since " (time(waiting.since)) ": " bdi { (waiting.reason) } }
             }
-            @if !row.invoices.is_empty() { (invoices(&row.invoices)) }
+            @if !row.invoices.is_empty() {
+                @let start = period.start.map(rfc3339).unwrap_or_default();
+                (invoices(&row.invoices, &format!("Invoices of {}, from {start}", row.meter)))
+            }
         }
     }
 }
@@ -125,9 +128,9 @@ fn totals(row: &ReconciledUsage) -> Markup {
     }
 }
 
-fn invoices(invoices: &[InvoiceComparison]) -> Markup {
+fn invoices(invoices: &[InvoiceComparison], name: &str) -> Markup {
     html! {
-        div .scroll tabindex="0" role="region" aria-label="Invoices" {
+        div .scroll tabindex="0" role="region" aria-label=(name) {
             table {
                 caption { "What invoices charge" }
                 thead {

@@ -1,4 +1,4 @@
-//! `/accounts`: the accounts, all of them or those whose id begins with a text, and the one of a Stripe customer.
+//! `/accounts`: the accounts, all of them or those whose id begins with a text, and those of a Stripe customer.
 
 use maud::{Markup, html};
 use serde_json::json;
@@ -6,7 +6,7 @@ use usage_proto::v1::{Account, ListAccountsRequest, ListAccountsResponse, accoun
 
 use super::{
     calls::Failure,
-    html::{ROWS, account_link, field, foreign, json_url, more, time},
+    html::{ROWS, account_link, field, foreign, json_url, more_named, time},
     layout::Page,
     visitor::Visitor,
 };
@@ -27,15 +27,22 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         ))
     })?;
     let mut page = visitor.calls.list_accounts(request.clone()).await?;
-    if !is_customer(wanted) {
-        keep_prefix(&mut page, wanted);
+    keep_prefix(&mut page, wanted);
+    let name = if wanted.is_empty() {
+        "The same as JSON"
+    } else {
+        "All accounts from here on as JSON"
+    };
+    let mut links = vec![(json_of(&request), name)];
+    if let Some(request) = of_customer(wanted) {
+        // On the first page only.
+        if visitor.query.get("page").is_empty() {
+            let found = visitor.calls.list_accounts(request.clone()).await?;
+            add(&mut page, found.accounts);
+        }
+        links.push((json_of(&request), "Accounts of the Stripe customer as JSON"));
     }
-    let json = json!({
-        "pageSize": request.page_size,
-        "pageToken": request.page_token,
-        "stripeCustomer": request.stripe_customer,
-        "includeCounted": request.include_counted,
-    });
+    let links: Vec<_> = links.iter().map(|(link, name)| (&**link, *name)).collect();
     let content = html! {
         h1 { "Accounts" }
         form .filters method="get" action=(HttpPath::ConsoleAccounts.name()) role="search" {
@@ -47,13 +54,40 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         } @else {
             (table(&page))
         }
-        (more(HttpPath::ConsoleAccounts, &visitor.query, &page.next_page_token, Some(&json_url("AccountService/ListAccounts", &json))))
+        (more_named(HttpPath::ConsoleAccounts, &visitor.query, &page.next_page_token, &links))
     };
     Ok(Page::new("Accounts", content))
 }
 
-fn is_customer(wanted: &str) -> bool {
-    wanted.starts_with(CUSTOMER)
+/// For the accounts of a customer, if one may be wanted. Ids of accounts can begin in the same way.
+fn of_customer(wanted: &str) -> Option<ListAccountsRequest> {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let is_customer = wanted.starts_with(CUSTOMER) && wanted.bytes().all(is_part);
+    is_customer.then(|| ListAccountsRequest {
+        page_size: ROWS,
+        stripe_customer: wanted.to_owned(),
+        ..ListAccountsRequest::default()
+    })
+}
+
+fn json_of(request: &ListAccountsRequest) -> String {
+    let json = json!({
+        "pageSize": request.page_size,
+        "pageToken": request.page_token,
+        "stripeCustomer": request.stripe_customer,
+        "includeCounted": request.include_counted,
+    });
+    json_url("AccountService/ListAccounts", &json)
+}
+
+/// Adds accounts that a page does not have.
+fn add(page: &mut ListAccountsResponse, accounts: Vec<Account>) {
+    for account in accounts {
+        let is_same = |known: &Account| known.account_id == account.account_id;
+        if !page.accounts.iter().any(is_same) {
+            page.accounts.push(account);
+        }
+    }
 }
 
 /// None if no id begins with what is wanted.
@@ -64,11 +98,7 @@ fn request(wanted: &str, token: &str) -> Option<ListAccountsRequest> {
         stripe_customer: String::new(),
         include_counted: true,
     };
-    if is_customer(wanted) {
-        // Only linked accounts have one.
-        request.include_counted = false;
-        wanted.clone_into(&mut request.stripe_customer);
-    } else if token.is_empty() && !wanted.is_empty() {
+    if token.is_empty() && !wanted.is_empty() {
         // Ids are listed in their order, so those with a beginning follow each other.
         request.page_token = accounts_from(wanted)?;
     }

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use axum::http::StatusCode;
+use axum::{
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
 use http::{HeaderValue, Request, Response};
 use tonic::{Status, body::Body};
 use tonic_types::StatusExt as _;
@@ -28,7 +31,7 @@ use crate::{
     domain::access::Caller,
     error::Error,
     request_context::{REQUEST_ID, RequestContext},
-    serve::http_status,
+    serve::{MAX_ANSWER_BYTES, http_status},
 };
 
 /// The services with all their layers.
@@ -46,6 +49,8 @@ pub(super) struct Failure {
     /// The reason of the contract, such as `ACCOUNT_NOT_FOUND`.
     pub(super) reason: String,
     pub(super) message: String,
+    /// After how many seconds it may be asked for again, if that is known.
+    pub(super) retry_after_secs: Option<u64>,
 }
 
 impl Failure {
@@ -54,6 +59,7 @@ impl Failure {
             status: StatusCode::BAD_REQUEST,
             reason: "INVALID_FIELD".to_owned(),
             message: message.into(),
+            retry_after_secs: None,
         }
     }
 
@@ -62,7 +68,21 @@ impl Failure {
             status: StatusCode::NOT_FOUND,
             reason: "NOT_FOUND".to_owned(),
             message: message.into(),
+            retry_after_secs: None,
         }
+    }
+
+    /// An answer of its status that says when to ask again.
+    pub(super) fn marked(&self, answer: impl IntoResponse) -> axum::response::Response {
+        let mut answer = (self.status, answer).into_response();
+        let secs = self.retry_after_secs.map(HeaderValue::from);
+        let header = secs.map(|secs| (header::RETRY_AFTER, secs));
+        answer.headers_mut().extend(header);
+        answer
+    }
+
+    pub(super) fn is_denied(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN
     }
 
     pub(super) fn is_not_found(&self) -> bool {
@@ -73,10 +93,14 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let info = status.get_details_error_info();
+        let retry = status.get_details_retry_info();
+        let delay = retry.and_then(|retry| retry.retry_delay);
         Self {
             status: http_status(status.code()),
             reason: info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason),
             message: status.message().to_owned(),
+            // In whole seconds, and never sooner than it may be sent again.
+            retry_after_secs: delay.map(|delay| delay.as_secs().saturating_add(1)),
         }
     }
 }
@@ -130,7 +154,7 @@ macro_rules! call {
             request.set_timeout($timeout);
             let mut client = $client::new(self.0.clone());
             // A page may be larger than what a client usually takes.
-            client = client.max_decoding_message_size(usize::MAX);
+            client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
             Ok(client.$name(request).await?.into_inner())
         }
     };

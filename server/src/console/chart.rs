@@ -1,4 +1,5 @@
-//! Usage as bars, drawn as SVG. The table below a chart has the same figures for those who do not see it.
+//! Usage as bars, drawn as SVG. The table below a chart has the same figures for those who do not see it. Texts are beside the
+//! drawing, which gets smaller with the screen.
 
 use chrono_tz::Tz;
 use maud::{Markup, html};
@@ -8,7 +9,7 @@ use super::html::{grouped, utc};
 
 /// The size of the drawing, in its own units.
 const WIDTH: i64 = 960;
-const HEIGHT: i64 = 200;
+const HEIGHT: i64 = 180;
 /// The part of it that bars have.
 const BARS_TOP: i64 = 16;
 const BARS_HEIGHT: i64 = 160;
@@ -36,17 +37,14 @@ pub(super) fn bars(points: &[UsagePoint], name: &str, zone: Tz, format: &str) ->
             left,
             width: right.saturating_sub(left).saturating_sub(gap).max(1),
             parts: parts(point.quantities.unwrap_or_default(), highest),
-            label: format!(
-                "{}: {}",
-                label(point, zone, format),
-                grouped(point.quantities.unwrap_or_default().total)
-            ),
+            label: title(point, zone, format),
         }
     });
     let first = points.first().map(|point| label(point, zone, format));
     let last = points.last().map(|point| label(point, zone, format));
     let bottom = BARS_TOP.saturating_add(BARS_HEIGHT);
     html! {
+        p .ends { span { "The highest: " (grouped(highest)) } }
         svg .chart viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (name) ", a bar a step, the highest " (grouped(highest)) } {
             @for bar in bars {
                 g {
@@ -57,11 +55,25 @@ pub(super) fn bars(points: &[UsagePoint], name: &str, zone: Tz, format: &str) ->
                 }
             }
             line .axis x1="0" x2=(WIDTH) y1=(bottom) y2=(bottom) {}
-            text x="2" y="12" { (grouped(highest)) }
-            text x="2" y=(HEIGHT.saturating_sub(6)) { (first.unwrap_or_default()) }
-            text x=(WIDTH.saturating_sub(2)) y=(HEIGHT.saturating_sub(6)) text-anchor="end" { (last.unwrap_or_default()) }
+        }
+        p .ends {
+            span { (first.unwrap_or_default()) }
+            span { (last.unwrap_or_default()) }
         }
     }
+}
+
+/// What a bar says of itself: its total, and its parts.
+fn title(point: &UsagePoint, zone: Tz, format: &str) -> String {
+    let of = point.quantities.unwrap_or_default();
+    format!(
+        "{}: {} ({} at Stripe, {} not yet at Stripe, {} never billed)",
+        label(point, zone, format),
+        grouped(of.total),
+        grouped(of.reported),
+        grouped(of.not_yet_reported),
+        grouped(of.not_billable)
+    )
 }
 
 /// What the colours mean.

@@ -1,4 +1,7 @@
 //! The cookie of a session.
+//!
+//! It is sent with links of other sites (`SameSite=Lax`), because addresses are shared. What else of another site has it is
+//! refused by `origin`.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -47,8 +50,7 @@ fn written(value: &str, is_secure: bool, max_age: i64) -> Option<HeaderValue> {
     } else {
         (PLAIN, "")
     };
-    let text =
-        format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={max_age}{secure}");
+    let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age}{secure}");
     let mut value = HeaderValue::try_from(text).ok()?;
     value.set_sensitive(true);
     Some(value)
@@ -99,7 +101,7 @@ mod tests {
         for is_secure in [false, true] {
             for value in [set(&secret, is_secure), clear(is_secure)] {
                 let text = value.unwrap().to_str().unwrap().to_owned();
-                for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/;"] {
+                for part in ["; HttpOnly", "; SameSite=Lax", "; Path=/;"] {
                     assert!(text.contains(part), "{text}");
                 }
                 assert_eq!(text.starts_with("__Host-"), is_secure);

@@ -121,6 +121,17 @@ pub(super) fn json_url(method: &str, message: &Value) -> String {
 
 /// The links below a list: the next page, the first one, and the same as JSON.
 pub(super) fn more(path: HttpPath, query: &Query, next: &str, json: Option<&str>) -> Markup {
+    let json = json.map(|json| (json, "The same as JSON"));
+    more_named(path, query, next, json.as_slice())
+}
+
+/// The same with links by these names.
+pub(super) fn more_named(
+    path: HttpPath,
+    query: &Query,
+    next: &str,
+    links: &[(&str, &str)],
+) -> Markup {
     let page = |token: &str| {
         let query = query.with(&[("page", token)]);
         if query.is_empty() {
@@ -133,7 +144,7 @@ pub(super) fn more(path: HttpPath, query: &Query, next: &str, json: Option<&str>
         p .more {
             @if !query.get("page").is_empty() { a href=(page("")) { "First page" } }
             @if !next.is_empty() { a rel="next" href=(page(next)) { "Next page" } }
-            @if let Some(json) = json { a href=(json) { "The same as JSON" } }
+            @for (address, name) in links { a href=(address) { (name) } }
         }
     }
 }

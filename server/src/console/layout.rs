@@ -61,7 +61,7 @@ pub(super) fn failure(visitor: Option<&Visitor>, failure: &Failure) -> Response 
     };
     let path = visitor.and_then(|visitor| visitor.path);
     let page = framed(visitor, path, title, &content);
-    (failure.status, page).into_response()
+    failure.marked(page)
 }
 
 /// Why a part of a page, or all of it, cannot be shown.
@@ -129,12 +129,17 @@ fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
         Some(HttpPath::ConsoleReport) => Some(HttpPath::ConsoleReports),
         other => other,
     };
+    // Of the page of one account, the list is the parent.
+    let current = |page: HttpPath| {
+        let kind = if path == section { "page" } else { "true" };
+        (section == Some(page)).then_some(kind)
+    };
     html! {
         nav aria-label="Pages" {
             ul {
                 @for (page, name) in NAVIGATION.into_iter().filter(|(page, _)| is_shown(*page)) {
                     li {
-                        a href=(page.name()) aria-current=[(section == Some(page)).then_some("page")] { (name) }
+                        a href=(page.name()) aria-current=[current(page)] { (name) }
                     }
                 }
             }

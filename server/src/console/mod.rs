@@ -7,6 +7,7 @@
 mod account;
 mod account_parts;
 mod accounts;
+mod address_rates;
 mod audit;
 mod calls;
 mod chart;
@@ -25,7 +26,6 @@ mod runs;
 mod sessions;
 mod set_up;
 mod sign_in;
-mod sign_in_rates;
 mod style;
 mod visitor;
 
@@ -39,17 +39,27 @@ use axum::{
 
 pub(crate) use self::calls::Stack;
 use self::{
-    calls::Failure, diagnosis::Diagnosis, layout::Page, sessions::Sessions,
-    sign_in_rates::SignInRates, visitor::Visitor,
+    address_rates::AddressRates, calls::Failure, diagnosis::Diagnosis, layout::Page,
+    sessions::Sessions, visitor::Visitor,
 };
 use crate::{
     authentication::{Authenticator, KnownCaller},
     clock::Clock,
-    domain::{access::Requirement, http_paths::HttpPath},
+    domain::{
+        access::{Caller, Requirement},
+        http_paths::HttpPath,
+    },
     error::Error,
+    log_limit::LogLimit,
+    serve::PageLimit,
     store::Store,
 };
 
+/// Calls that no link of another site makes: each asks Stripe much.
+const ASKS_STRIPE: [&str; 2] = [
+    "/usage.v1.UsageService/Reconcile",
+    "/usage.v1.OperationsService/Doctor",
+];
 /// What a browser may do with an answer: show it with our own styles, and send forms back to us.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 const HEADERS: [(header::HeaderName, &str); 6] = [
@@ -82,8 +92,12 @@ pub(crate) struct Console {
     sessions: Sessions,
     authenticator: Authenticator,
     stack: Stack,
-    sign_ins: SignInRates,
+    /// Attempts to sign in that failed, and their lines in the log.
+    failures: AddressRates,
+    failure_lines: LogLimit,
     diagnosis: Arc<Diagnosis>,
+    /// Pages that are made or wait to be read.
+    pages: PageLimit,
 }
 
 impl Console {
@@ -98,8 +112,10 @@ impl Console {
             sessions: Sessions::new(store, clock, authenticator.clone()),
             authenticator,
             stack,
-            sign_ins: SignInRates::default(),
+            failures: AddressRates::of_sign_ins(),
+            failure_lines: LogLimit::new(),
             diagnosis: Arc::default(),
+            pages: PageLimit::default(),
         }
     }
 
@@ -114,29 +130,41 @@ impl Console {
         // A body cannot be shared while a call is waited for.
         let (head, body) = request.into_parts();
         match path {
-            HttpPath::ConsoleStyle => style::answer(),
+            HttpPath::ConsoleStyle => style::answer(head.uri.query()),
             HttpPath::ConsoleSignIn if head.method == Method::POST => {
-                self.sign_in(place, &head, body).await
+                let made = self.sign_in(place, &head, body);
+                self.bounded(None, &head, made).await
             }
-            HttpPath::ConsoleSignIn => self.show_sign_in(place, &head).await,
-            HttpPath::ConsoleSignOut => self.sign_out(place, &head, body).await,
+            HttpPath::ConsoleSignIn => {
+                let made = self.show_sign_in(place, &head);
+                self.bounded(None, &head, made).await
+            }
+            HttpPath::ConsoleSignOut => {
+                let made = self.sign_out(place, &head, body);
+                self.bounded(None, &head, made).await
+            }
             _ => self.page(path, requirement, place, &head).await,
         }
     }
 
-    /// Lets a link of a page to the JSON of a call that only reads be followed: the session says who calls.
-    pub(crate) async fn identify_link(&self, place: Place, request: &mut Request) {
+    /// Lets a link of a page to the JSON of a call that only reads be followed: the session says who calls. Returns whether
+    /// it does.
+    pub(crate) async fn identify_link(&self, place: Place, request: &mut Request) -> bool {
         let headers = request.headers();
+        let asks_stripe = ASKS_STRIPE.contains(&request.uri().path());
         let is_link = request.method() == Method::GET
             && !headers.contains_key(header::AUTHORIZATION)
-            && !headers.contains_key(header::ORIGIN);
+            && !headers.contains_key(header::ORIGIN)
+            && origin::may_show(headers)
+            && (!asks_stripe || origin::is_own_request(headers));
         let Some(secret) = is_link.then(|| cookie::read(headers, place)).flatten() else {
-            return;
+            return false;
         };
         // Without a caller, the call is refused as one without a key.
-        if let Ok(caller) = self.sessions.caller(&secret).await {
-            request.extensions_mut().insert(KnownCaller(caller));
-        }
+        let address = visitor::address(request.extensions());
+        let caller = self.sessions.caller(&secret, address).await.ok();
+        let known = caller.map(|caller| request.extensions_mut().insert(KnownCaller(caller)));
+        known.is_some()
     }
 
     async fn page(
@@ -146,19 +174,44 @@ impl Console {
         place: Place,
         head: &Parts,
     ) -> Response {
-        let visitor = match self.identify(place, head).await {
-            Ok(visitor) => visitor,
-            Err(Error::Unauthenticated) => {
-                let next = head.uri.path_and_query();
-                let next = next.map_or("/", |next| next.as_str());
-                return sign_in::form(StatusCode::UNAUTHORIZED, next, None);
-            }
-            Err(error) => return layout::failure(None, &error.into()),
-        };
-        if visitor.caller.is_anyone() && !origin::may_be_anyone(head, place) {
-            return layout::failure(None, &origin::foreign_name());
+        if !origin::may_show(&head.headers) {
+            let made = async { layout::failure(None, &origin::foreign_page()) };
+            return self.bounded(None, head, made).await;
         }
-        if let Err(denial) = visitor.caller.check_role(requirement) {
+        match self.identify(place, head).await {
+            Ok(visitor) => {
+                let caller = Arc::clone(&visitor.caller);
+                let made = Box::pin(self.made(path, requirement, visitor));
+                self.bounded(Some(&caller), head, made).await
+            }
+            Err(error) => {
+                let made = async { unidentified(head, error) };
+                self.bounded(None, head, made).await
+            }
+        }
+    }
+
+    /// An answer whose bytes count from now on until they are read; a refusal if too many wait.
+    async fn bounded(
+        &self,
+        caller: Option<&Caller>,
+        head: &Parts,
+        made: impl Future<Output = Response>,
+    ) -> Response {
+        let Some(connection) = visitor::activity(head) else {
+            return made.await;
+        };
+        let kept = match self.pages.reserve(caller, connection) {
+            Ok(place) => place.keep(made.await).await,
+            Err(error) => Err(error),
+        };
+        kept.unwrap_or_else(unread)
+    }
+
+    async fn made(&self, path: HttpPath, requirement: Requirement, visitor: Visitor) -> Response {
+        // The calls of these refuse by themselves, which is limited and audited.
+        let is_audited = matches!(path, HttpPath::ConsoleAudit | HttpPath::ConsoleKeys);
+        if !is_audited && let Err(denial) = visitor.caller.check_role(requirement) {
             return layout::failure(Some(&visitor), &Error::PermissionDenied(denial).into());
         }
         match self.content(path, &visitor).await {
@@ -187,7 +240,8 @@ impl Console {
     async fn identify(&self, place: Place, head: &Parts) -> Result<Visitor, Error> {
         let secret = cookie::read(&head.headers, place);
         if let Some(secret) = secret {
-            match self.sessions.caller(&secret).await {
+            let address = visitor::address(&head.extensions);
+            match self.sessions.caller(&secret, address).await {
                 Ok(caller) => {
                     return Ok(Visitor::new(caller, Some(secret), head, self.stack.clone()));
                 }
@@ -204,6 +258,22 @@ impl Console {
             .await?;
         Ok(Visitor::new(caller, None, head, self.stack.clone()))
     }
+}
+
+/// What whoever has no right to a page gets in its place.
+fn unidentified(head: &Parts, error: Error) -> Response {
+    if !matches!(error, Error::Unauthenticated) {
+        return layout::failure(None, &error.into());
+    }
+    let next = head.uri.path_and_query();
+    let next = next.map_or("/", |next| next.as_str());
+    sign_in::form(StatusCode::UNAUTHORIZED, next, None)
+}
+
+/// Refuses a page because too many wait to be read. It is short, because it counts nowhere.
+fn unread(error: Error) -> Response {
+    let failure = Failure::from(error);
+    failure.marked(format!("{}: {}\n", failure.reason, failure.message))
 }
 
 /// Adds what every answer of the console has.

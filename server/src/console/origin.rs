@@ -1,12 +1,13 @@
-//! Whether a form comes from a page of this console, and whether a browser means this machine.
-
-use std::net::IpAddr;
+//! Where a request comes from, as browsers say: a page of this console, or another site.
 
 use axum::http::{HeaderMap, StatusCode, header, request::Parts};
 
 use super::{Place, calls::Failure};
+use crate::http::host_name;
 
 const FETCH_SITE: &str = "sec-fetch-site";
+const FETCH_MODE: &str = "sec-fetch-mode";
+const FETCH_DEST: &str = "sec-fetch-dest";
 
 /// Whether a request that changes something was sent by a page of this console, or by no browser at all. Browsers say where
 /// a form comes from.
@@ -19,9 +20,31 @@ pub(super) fn is_own_form(head: &Parts) -> bool {
         return true;
     };
     let origin = origin.to_str().ok().and_then(|text| text.split_once("://"));
-    match (origin, host(head)) {
+    match (origin, host_name(&head.uri, headers)) {
         (Some((_, theirs)), Some(own)) => theirs.eq_ignore_ascii_case(&own),
         _ => false,
+    }
+}
+
+/// Whether no page of another site asks: a page of this console, whoever types an address, or no browser at all.
+pub(super) fn is_own_request(headers: &HeaderMap) -> bool {
+    let site = headers.get(FETCH_SITE);
+    site.is_none_or(|site| site == "same-origin" || site == "none")
+}
+
+/// Whether a request may show what a session sees: one of our own, or a link of another site that was followed. What other
+/// sites load into their pages may not.
+pub(super) fn may_show(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    is_own_request(headers) || is(FETCH_MODE, "navigate") && is(FETCH_DEST, "document")
+}
+
+pub(super) fn foreign_page() -> Failure {
+    Failure {
+        status: StatusCode::FORBIDDEN,
+        reason: "FOREIGN_PAGE".to_owned(),
+        message: "a page of another site may link to this page, and not load it".to_owned(),
+        retry_after_secs: None,
     }
 }
 
@@ -30,45 +53,6 @@ pub(super) fn is_secure(headers: &HeaderMap, place: Place) -> bool {
     let origin = headers.get(header::ORIGIN);
     let is_https = origin.is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     place.is_tls || is_https
-}
-
-/// Whether a request without a key may be answered. A page of another site can give its own name the address of this machine,
-/// and then read what is there: so a socket that only this machine reaches is asked by its own names.
-pub(super) fn may_be_anyone(head: &Parts, place: Place) -> bool {
-    !place.is_loopback || place.is_tls || host(head).is_some_and(|host| is_local_name(&host))
-}
-
-pub(super) fn foreign_name() -> Failure {
-    Failure {
-        status: StatusCode::MISDIRECTED_REQUEST,
-        reason: "HOST_NOT_LOCAL".to_owned(),
-        message: "without API keys, the console answers only at localhost, 127.0.0.1 and [::1]; \
-                  create a key with `usage-server keys create` to use another name"
-            .to_owned(),
-    }
-}
-
-fn host(head: &Parts) -> Option<String> {
-    // HTTP/2 has it in the address.
-    let authority = head.uri.authority().map(ToString::to_string);
-    authority.or_else(|| {
-        let host = head.headers.get(header::HOST)?;
-        host.to_str().ok().map(str::to_owned)
-    })
-}
-
-fn is_local_name(host: &str) -> bool {
-    let without_port = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    if without_port.eq_ignore_ascii_case("localhost") {
-        return true;
-    }
-    let address = without_port.strip_prefix('[');
-    let address = address.and_then(|rest| rest.strip_suffix(']'));
-    let address: Option<IpAddr> = address.unwrap_or(without_port).parse().ok();
-    address.is_some_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -101,30 +85,29 @@ mod tests {
             assert_eq!(is_own_form(&head(&headers)), is_own, "{headers:?}");
         }
     }
-
     #[test]
-    fn only_names_of_this_machine_are_local() {
-        for local in [
-            "localhost",
-            "LOCALHOST:8080",
-            "127.0.0.1",
-            "127.0.0.1:8080",
-            "127.9.9.9:1",
-            "[::1]",
-            "[::1]:8080",
+    fn links_of_other_sites_are_followed_and_nothing_else_of_them() {
+        let navigate = ("sec-fetch-mode", "navigate");
+        let document = ("sec-fetch-dest", "document");
+        let site = |site| ("sec-fetch-site", site);
+        for (headers, may, is_own) in [
+            (vec![], true, true),
+            (vec![site("same-origin")], true, true),
+            (vec![site("none"), navigate, document], true, true),
+            (vec![site("cross-site"), navigate, document], true, false),
+            (vec![site("same-site"), navigate, document], true, false),
+            (vec![site("cross-site"), document], false, false),
+            (vec![site("cross-site"), navigate], false, false),
+            (
+                vec![site("same-site"), navigate, ("sec-fetch-dest", "iframe")],
+                false,
+                false,
+            ),
+            (vec![site("what"), ("sec-fetch-mode", "cors")], false, false),
         ] {
-            assert!(is_local_name(local), "{local}");
-        }
-        for other in [
-            "",
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example:8080",
-            "10.0.0.1:8080",
-            "[2001:db8::1]:8080",
-            ":8080",
-        ] {
-            assert!(!is_local_name(other), "{other}");
+            let head = head(&headers);
+            assert_eq!(may_show(&head.headers), may, "{headers:?}");
+            assert_eq!(is_own_request(&head.headers), is_own, "{headers:?}");
         }
     }
 }

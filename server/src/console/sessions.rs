@@ -1,10 +1,10 @@
 //! Sessions: in the database, so that every replica knows them, and remembered for seconds.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 
+use super::address_rates::AddressRates;
 use crate::{
     authentication::Authenticator,
     clock::Clock,
@@ -21,15 +21,17 @@ use crate::{
 const REMEMBERED: u64 = 10_000;
 /// For how long. A session that ends on another replica is refused after it.
 const REMEMBERED_FOR: Duration = Duration::from_secs(5);
-/// Sessions that are looked up in the database a second: cookies that were made up cost no more.
-const LOOK_UPS_PER_SEC: NonZeroU32 = NonZeroU32::new(200).unwrap();
+/// For how long it is remembered that a session was valid: as long as one lasts.
+const VALID_FOR: Duration = Duration::from_hours(8);
 
 pub(super) struct Sessions {
     store: Store,
     clock: Clock,
     authenticator: Authenticator,
     known: Cache<SessionHash, StoredSession>,
-    look_ups: DefaultDirectRateLimiter,
+    /// Those that were valid. Their look-ups are not limited: only cookies that were made up are.
+    valid: Cache<SessionHash, ()>,
+    look_ups: AddressRates,
 }
 
 impl Sessions {
@@ -42,33 +44,44 @@ impl Sessions {
                 .max_capacity(REMEMBERED)
                 .time_to_live(REMEMBERED_FOR)
                 .build(),
-            look_ups: RateLimiter::direct(Quota::per_second(LOOK_UPS_PER_SEC)),
+            valid: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_live(VALID_FOR)
+                .build(),
+            look_ups: AddressRates::of_look_ups(),
         }
     }
 
-    /// Who has signed in.
+    /// Who has signed in, at this address.
     ///
     /// # Errors
     /// The session or its key is not valid, or the database does not answer.
-    pub(super) async fn caller(&self, secret: &SessionSecret) -> Result<Arc<Caller>> {
-        let session = self.find(&secret.hash()).await?;
+    pub(super) async fn caller(
+        &self,
+        secret: &SessionSecret,
+        address: IpAddr,
+    ) -> Result<Arc<Caller>> {
+        let session = self.find(&secret.hash(), address).await?;
         let now = self.clock.now();
         let session = session.filter(|session| now < session.expires_at);
         let session = session.ok_or(Error::Unauthenticated)?;
         self.authenticator.caller_of_key(session.key).await
     }
 
-    async fn find(&self, hash: &SessionHash) -> Result<Option<StoredSession>> {
+    async fn find(&self, hash: &SessionHash, address: IpAddr) -> Result<Option<StoredSession>> {
         if let Some(known) = self.known.get(hash) {
             return Ok(Some(known));
         }
-        if self.look_ups.check().is_err() {
+        if !self.valid.contains_key(hash) && !self.look_ups.may_try(address) {
             return Err(Error::TooManyKeys);
         }
         let found = self.store.find_console_session(hash).await;
         let found = found.inspect_err(logged)?;
         if let Some(session) = found {
             self.known.insert(*hash, session);
+            self.valid.insert(*hash, ());
+        } else {
+            self.valid.invalidate(hash);
         }
         Ok(found)
     }
@@ -89,6 +102,7 @@ impl Sessions {
         let hash = secret.hash();
         let created = self.store.create_console_session(&hash, session, now).await;
         created.inspect_err(logged)?;
+        self.valid.insert(hash, ());
         Ok(secret)
     }
 
@@ -100,6 +114,7 @@ impl Sessions {
         let hash = secret.hash();
         let deleted = self.store.delete_console_session(&hash).await;
         self.known.invalidate(&hash);
+        self.valid.invalidate(&hash);
         deleted.inspect_err(logged)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The key is in the body of a form and nowhere else. What is said of a wrong one does not depend on what exists.
 
-use std::{net::IpAddr, net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -12,16 +12,17 @@ use axum::{
 use maud::html;
 
 use super::{
-    Console, Place, calls::Failure, cookie, layout, origin, query::Query, see_other,
-    visitor::activity,
+    Console, Place, calls::Failure, cookie, layout, origin, query::Query, see_other, visitor,
 };
 use crate::{
-    domain::http_paths::HttpPath,
+    domain::{api_key::PresentedKey, http_paths::HttpPath},
     error::{Error, Result},
 };
 
-/// The largest form: a key, and the address of a page.
-const MAX_FORM_BYTES: usize = 40 * 1024;
+/// The longest address of a page that comes next.
+const MAX_NEXT_BYTES: usize = 2 * 1024;
+/// The largest form: a key, and the address of a page with each byte escaped.
+const MAX_FORM_BYTES: usize = 8 * 1024;
 /// How long it may take to arrive.
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,16 +44,7 @@ impl Console {
         if !origin::is_own_form(head) {
             return layout::failure(None, &foreign_form());
         }
-        let address = activity(head).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |activity| {
-            activity.peer().ip()
-        });
-        if !self.sign_ins.may_try(address) {
-            let wait = "Too many attempts to sign in. Wait a minute and try again.";
-            let mut answer = form(StatusCode::TOO_MANY_REQUESTS, "/", Some(wait));
-            let secs = header::HeaderValue::from_static("60");
-            answer.headers_mut().insert(header::RETRY_AFTER, secs);
-            return answer;
-        }
+        let address = visitor::address(&head.extensions);
         let is_secure = origin::is_secure(&head.headers, place);
         let former = cookie::read(&head.headers, place);
         let fields = match read_form(head, body).await {
@@ -63,7 +55,7 @@ impl Console {
         let secret = match self.begin(fields.get("key"), address).await {
             Ok(secret) => secret,
             Err(Error::Unauthenticated) => {
-                return form(StatusCode::UNAUTHORIZED, next, Some(WRONG));
+                return self.wrong_key(fields.get("key"), next, address);
             }
             Err(error) => return layout::failure(None, &error.into()),
         };
@@ -77,6 +69,24 @@ impl Console {
         let cookie = cookie::set(&secret, is_secure);
         let cookie = cookie.map(|value| (header::SET_COOKIE, value));
         answer.headers_mut().extend(cookie);
+        answer
+    }
+
+    /// Refuses a key that is not valid. Only these count: no one else's attempts keep a valid key out.
+    fn wrong_key(&self, key: &str, next: &str, address: IpAddr) -> Response {
+        if let Some(unlogged) = self.failure_lines.count() {
+            // Of a text that is no key, nothing is logged.
+            let key = PresentedKey::parse(key).map(|key| key.id.to_string());
+            let key = key.unwrap_or_default();
+            tracing::warn!(%address, key, unlogged, "an attempt to sign in to the console failed");
+        }
+        if self.failures.may_try(address) {
+            return form(StatusCode::UNAUTHORIZED, next, Some(WRONG));
+        }
+        let wait = "Too many attempts to sign in. Wait a minute and try again.";
+        let mut answer = form(StatusCode::TOO_MANY_REQUESTS, next, Some(wait));
+        let secs = header::HeaderValue::from_static("60");
+        answer.headers_mut().insert(header::RETRY_AFTER, secs);
         answer
     }
 
@@ -118,7 +128,7 @@ impl Console {
     }
 }
 
-/// The page of the console that a text names, with its query; else the first one.
+/// The page of the console that a text names, with its query; the first one if there is none, or it is too long.
 fn own_page(next: &str) -> &str {
     let path = next.split(['?', '#']).next().unwrap_or_default();
     let is_page = HttpPath::find(path).is_some_and(|path| {
@@ -128,7 +138,11 @@ fn own_page(next: &str) -> &str {
         );
         path.is_console() && !is_other
     });
-    if is_page { next } else { "/" }
+    if is_page && next.len() <= MAX_NEXT_BYTES {
+        next
+    } else {
+        "/"
+    }
 }
 
 fn foreign_form() -> Failure {
@@ -138,6 +152,7 @@ fn foreign_form() -> Failure {
         message:
             "this form was not sent by a page of this console; open the page again and repeat it"
                 .to_owned(),
+        retry_after_secs: None,
     }
 }
 
@@ -204,6 +219,7 @@ mod tests {
             "/metrics",
             "/accountsx",
             "javascript:alert(1)",
+            &format!("/accounts?id={}", "a".repeat(MAX_NEXT_BYTES)),
         ] {
             assert_eq!(own_page(other), "/", "{other}");
         }

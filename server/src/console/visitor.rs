@@ -1,11 +1,15 @@
 //! Who looks at a page, and what for.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
-use axum::http::request::Parts;
+use axum::http::{Extensions, request::Parts};
 
 use super::{
     calls::{Calls, Stack},
+    origin::is_own_request,
     query::Query,
 };
 use crate::{
@@ -23,6 +27,8 @@ pub(super) struct Visitor {
     /// The page that is asked for.
     pub(super) path: Option<HttpPath>,
     pub(super) query: Query,
+    /// Whether no page of another site asks.
+    pub(super) is_own_request: bool,
 }
 
 impl Visitor {
@@ -40,6 +46,7 @@ impl Visitor {
             calls,
             path: HttpPath::find(head.uri.path()),
             query: Query::parse(head.uri.query().unwrap_or_default()),
+            is_own_request: is_own_request(&head.headers),
         }
     }
 }
@@ -47,4 +54,12 @@ impl Visitor {
 /// What the connection of a request does.
 pub(super) fn activity(head: &Parts) -> Option<Arc<Activity>> {
     head.extensions.get::<Arc<Activity>>().cloned()
+}
+
+/// The address that a request came from.
+pub(super) fn address(of: &Extensions) -> IpAddr {
+    let activity = of.get::<Arc<Activity>>();
+    activity.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |activity| {
+        activity.peer().ip()
+    })
 }

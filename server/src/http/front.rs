@@ -1,5 +1,5 @@
-//! Decides who answers a request: the services, for a path of theirs, or the paths of HTTP; and whether a web page of another
-//! origin may ask.
+//! Decides who answers a request: the services, for a path of theirs, or the paths of HTTP; and whether it may be asked by this
+//! name, and by a web page of another origin.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -9,9 +9,10 @@ use tower::ServiceExt as _;
 use super::{
     RpcService,
     cors::{Asked, Cors},
+    local_names::LocalNames,
 };
 use crate::{
-    console::{Console, Place},
+    console::{self, Console, Place},
     domain::http_paths::HttpPath,
 };
 
@@ -19,6 +20,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Front {
     router: Router,
+    names: LocalNames,
     /// Absent where there are none.
     services: Option<Services>,
 }
@@ -34,13 +36,21 @@ pub(super) struct Services {
 }
 
 impl Front {
-    pub(super) fn new(router: Router, services: Option<Services>) -> Self {
-        Self { router, services }
+    pub(super) fn new(router: Router, names: LocalNames, services: Option<Services>) -> Self {
+        Self {
+            router,
+            names,
+            services,
+        }
     }
 
     pub(super) async fn answer(self, mut request: Request) -> Result<Response, Infallible> {
         let path = request.uri().path();
         let is_method = is_method(path);
+        if let Some(refusal) = self.names.check(&request, is_method).await {
+            return Ok(refusal);
+        }
+        let path = request.uri().path();
         let Some(services) = self
             .services
             .filter(|_| is_method || path == HttpPath::OpenApi.name())
@@ -53,15 +63,19 @@ impl Front {
             Asked::ByAllowed(origin) => Some(origin),
             Asked::Answered(answer) => return Ok(*answer),
         };
-        if is_method && let Some((console, place)) = console {
-            console.identify_link(place, &mut request).await;
-        }
+        let is_of_session = match console {
+            Some((console, place)) if is_method => console.identify_link(place, &mut request).await,
+            _ => false,
+        };
         let Ok(mut answer) = if is_method {
             rpc.oneshot(request).await
         } else {
             self.router.oneshot(request).await
         };
         cors.mark(&mut answer, origin);
+        if is_of_session {
+            console::protect(&mut answer);
+        }
         Ok(answer)
     }
 }

@@ -3,6 +3,7 @@
 mod connections;
 pub(crate) mod cors;
 mod front;
+mod local_names;
 mod requests;
 mod webhook_event;
 mod webhook_signature;
@@ -24,9 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tower::util::BoxCloneSyncService;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub(crate) use self::local_names::host_name;
 use self::{
     cors::Cors,
     front::Front,
+    local_names::LocalNames,
     webhooks::{Webhooks, receive_webhook},
 };
 use crate::{
@@ -168,7 +171,8 @@ impl HttpServer {
         };
         let listener = LimitedListener::new(listener, protocol, security, self.0.places);
         let closing = listener.close_unwanted();
-        let front = Front::new(self.router(socket, place), services);
+        let names = LocalNames::new(place, &self.0.authenticator);
+        let front = Front::new(self.router(socket, place), names, services);
         let builder = connections::Builder::new(protocol, self.0.rpc.streams_per_connection);
         tokio::select! {
             never = closing => match never {},

@@ -34,6 +34,8 @@ use crate::{
 
 /// Unread bytes of one connection.
 const MAX_UNREAD_OF_CONNECTION: usize = 8 * 1024 * 1024;
+/// The largest answer of a call that only reads.
+pub(crate) const MAX_ANSWER_BYTES: usize = MAX_UNREAD_OF_CONNECTION;
 /// Unread bytes. The last part is kept for callers with small answers, so that those who read nothing leave room for others.
 const OF_CALLERS: Limits = Limits {
     all: 64 * 1024 * 1024,
@@ -126,7 +128,7 @@ where
         let share = self
             .pools
             .share(caller.map(AsRef::as_ref), connection.answers());
-        let held = match Held::reserve(connection, share) {
+        let held = match Held::reserve(connection, share, MIN_BYTES) {
             Ok(held) => held,
             Err(error) => return Box::pin(ready(Ok(refused(error)))),
         };
@@ -175,7 +177,7 @@ fn refused(error: Error) -> Response<Body> {
 }
 
 /// Bytes that count as unread until this is dropped.
-struct Held {
+pub(super) struct Held {
     connection: Arc<Activity>,
     share: Share,
     is_answer: bool,
@@ -191,9 +193,13 @@ impl Held {
     }
 
     /// Reserves the least that a call counts.
-    fn reserve(connection: Arc<Activity>, share: Share) -> Result<Self, Error> {
+    pub(super) fn reserve(
+        connection: Arc<Activity>,
+        share: Share,
+        least: usize,
+    ) -> Result<Self, Error> {
         let mut held = Self::new(connection, share);
-        held.try_add(MIN_BYTES)?;
+        held.try_add(least)?;
         Ok(held)
     }
 
@@ -210,7 +216,7 @@ impl Held {
     }
 
     /// Counts an answer of this size.
-    fn grow(&mut self, size: usize, may_refuse: bool) -> Result<(), Error> {
+    pub(super) fn grow(&mut self, size: usize, may_refuse: bool) -> Result<(), Error> {
         let more = size.saturating_sub(self.share.bytes());
         if may_refuse {
             self.try_add(more)?;
@@ -236,9 +242,15 @@ impl Drop for Held {
 }
 
 /// The bytes of an answer. HTTP/2 drops them once they are written, or when the call is cancelled.
-struct AnswerBytes {
+pub(super) struct AnswerBytes {
     bytes: Bytes,
     _held: Held,
+}
+
+impl AnswerBytes {
+    pub(super) fn new(bytes: Bytes, held: Held) -> Self {
+        Self { bytes, _held: held }
+    }
 }
 
 impl AsRef<[u8]> for AnswerBytes {
@@ -268,7 +280,7 @@ impl<B> LimitedBody<B> {
             let _ = held.grow(bytes.len(), false);
             let next = Held::new(Arc::clone(&held.connection), held.share.another());
             self.held = Some(next);
-            Bytes::from_owner(AnswerBytes { bytes, _held: held })
+            Bytes::from_owner(AnswerBytes::new(bytes, held))
         })
     }
 }

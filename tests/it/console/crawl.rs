@@ -96,6 +96,10 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
         seen.iter().any(|path| path.contains("compare=yes")),
         "{seen:?}"
     );
+    for other in ["/console.css", "/console.css?v=0123456789abcdef"] {
+        let styles = browser.get(other).await;
+        assert_eq!(styles.header("cache-control"), "no-cache", "{other}");
+    }
     world.finish().await;
 }
 

@@ -4,6 +4,7 @@ mod crawl;
 mod hostile;
 mod pages;
 mod sign_in;
+mod visitors;
 
 use std::{cell::RefCell, collections::BTreeMap};
 

@@ -50,8 +50,9 @@ async fn the_first_page_shows_what_needs_a_decision(world: World) {
 }
 
 async fn accounts_are_found_by_the_beginning_of_their_id_and_by_customer(world: World) {
-    for account in ["team", "team/1", "team/2", "tea", "tean", "Team/3"] {
-        let put = PutAccount::free(account);
+    let others = ["tea", "tean", "Team/3", "cus_four/1", "cus_fours"];
+    for account in ["team", "team/1", "team/2"].iter().chain(&others) {
+        let put = PutAccount::free(*account);
         world.client().put_account(put).await.unwrap();
     }
     world.link_to_new_customer("team/4", "cus_four").await;
@@ -65,12 +66,22 @@ async fn accounts_are_found_by_the_beginning_of_their_id_and_by_customer(world: 
     for (wanted, found) in [
         ("team%2F", &["team/1", "team/2", "team/3", "team/4"][..]),
         ("team", &["team", "team/1", "team/2", "team/3", "team/4"]),
-        ("cus_four", &["team/4"]),
+        ("cus_four", &["cus_four/1", "cus_fours", "team/4"]),
+        ("cus_four%2F", &["cus_four/1"]),
         ("zzz", &[]),
         (
             "",
             &[
-                "Team/3", "tea", "team", "team/1", "team/2", "team/3", "team/4", "tean",
+                "Team/3",
+                "cus_four/1",
+                "cus_fours",
+                "tea",
+                "team",
+                "team/1",
+                "team/2",
+                "team/3",
+                "team/4",
+                "tean",
             ],
         ),
     ] {
@@ -118,17 +129,21 @@ async fn an_account_shows_its_link_usage_and_reports(world: World) {
     );
     assert!(page.text.contains("<rect class=\"waiting\""));
     assert!(page.text.contains(&format!(
-        "<title>{}: 70</title>",
+        "<title>{}: 70 (70 at Stripe, 0 not yet at Stripe, 0 never billed)</title>",
         hours_ago(30).format("%Y-%m-%d %H:%M")
     )));
     // The same hour in a zone that has the same hours.
     let zone = browser.get(&format!("{path}&tz=Etc/GMT-3")).await;
     let local = hours_ago(27).format("%Y-%m-%d %H:%M");
     assert!(
-        zone.text.contains(&format!("<title>{local}: 70</title>")),
+        zone.text.contains(&format!("<title>{local}: 70 (70 at")),
         "{}",
         zone.text
     );
+    page.assert_shows(200, "The highest: 70");
+    assert!(page.text.contains("aria-current=\"true\">Accounts"));
+    let list = browser.get("/accounts").await;
+    assert!(list.text.contains("aria-current=\"page\">Accounts"));
     let compared = browser.get(&format!("{path}&compare=yes")).await;
     compared.assert_shows(200, "Accepted by Stripe 70");
     // Many steps are no chart.
