@@ -128,8 +128,7 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
     }
 }
 
-/// The link that applies to a time.
-pub fn in_force_at(links: &[Link], at: Millis) -> Option<&Link> {
+fn in_force_at(links: &[Link], at: Millis) -> Option<&Link> {
     links
         .iter()
         .filter(|link| link.valid_from <= at)

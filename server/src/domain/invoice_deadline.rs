@@ -5,7 +5,6 @@
 
 use super::{
     DAY_MS, HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
-    account::{Billing, Link, in_force_at},
     billed_usage::BilledUsage,
     billing_period::{InvoicePeriod, ROLLOVER_MS, latest, period_at, period_of},
     closing::CLOSE_AT_ONCE_MS,
@@ -33,8 +32,6 @@ pub struct BillingContext {
     /// If there is no period, a living subscription that the account is synced with, `sub_...`: its sync shows whether one
     /// charges the meter now.
     pub synced: Option<String>,
-    /// The account's links, if an end of a subscription was requested here: a later one may bill the time after that end.
-    pub links: Vec<Link>,
 }
 
 /// A change of a subscription that is in progress.
@@ -70,7 +67,7 @@ pub enum SendDecision {
         /// The subscription to sync until then, if there is one.
         sync: Option<String>,
     },
-    /// It is of a trial, or after an end of the subscription that was requested here, unless a later link bills it.
+    /// It is of a trial, or after an end of the subscription that was requested here.
     NotBillable,
     /// No invoice can charge it.
     TooLate,
@@ -117,22 +114,6 @@ impl BillingContext {
     /// Whether Stripe charges for usage at `now`.
     pub fn is_charged(&self, now: Millis) -> bool {
         period_at(&self.periods, now).is_some_and(InvoicePeriod::is_charged)
-    }
-
-    /// Whether usage after a period is after an end of its subscription that was requested here, and no link that was made
-    /// since then says that its time is billed.
-    fn is_after_requested_end(&self, last: &InvoicePeriod, at: Millis) -> bool {
-        let is_later = |period: &InvoicePeriod| {
-            period.subscription == last.subscription && period.interval.start > last.interval.start
-        };
-        let Some(ended_at) = last.ended_at else {
-            return false;
-        };
-        let link = in_force_at(&self.links, at);
-        let is_billed_since = link.is_some_and(|link| {
-            link.recorded_at > ended_at && matches!(link.billing, Billing::Stripe { .. })
-        });
-        last.is_end_requested && !self.periods.iter().any(is_later) && !is_billed_since
     }
 
     fn uncharged(&self, now: Millis) -> SendDecision {
@@ -185,7 +166,7 @@ fn outside_periods(
 ) -> SendDecision {
     let at = usage.billed_at();
     let last = latest(&context.periods, |period| period.interval.end <= at);
-    if last.is_some_and(|last| context.is_after_requested_end(last, at)) {
+    if last.is_some_and(|last| is_after_requested_end(last, &context.periods)) {
         return SendDecision::NotBillable;
     }
     if context
@@ -215,6 +196,14 @@ fn outside_periods(
     } else {
         context.uncharged(now)
     }
+}
+
+/// Whether usage after a period is after an end of its subscription that was requested here.
+fn is_after_requested_end(last: &InvoicePeriod, periods: &[InvoicePeriod]) -> bool {
+    let is_later = |period: &InvoicePeriod| {
+        period.subscription == last.subscription && period.interval.start > last.interval.start
+    };
+    last.ended_at.is_some() && last.is_end_requested && !periods.iter().any(is_later)
 }
 
 /// Decides on usage whose period's invoice is final. A report that extends into the next period, because their boundary

@@ -9,13 +9,12 @@ use sea_orm::{
 };
 
 use super::{
-    as_read::update_as_read, connection::Transaction, links::read_links, of_shard::OfShard,
+    as_read::update_as_read, connection::Transaction, of_shard::OfShard,
     subscriptions::request_sync,
 };
 use crate::{
     domain::{
         Millis,
-        account::Link,
         account_id::AccountId,
         billing_period::InvoicePeriod,
         invoice_deadline::{BillingContext, ChangeInProgress, SendDecision},
@@ -60,8 +59,6 @@ pub(super) struct BillingContexts {
     changes: HashMap<AccountId, ChangeInProgress>,
     /// The subscriptions of accounts with a report whose meter has no period, by account and customer.
     subscriptions: HashMap<(AccountId, String), subscription::Model>,
-    /// The links of accounts with a subscription whose end was requested here.
-    links: HashMap<AccountId, Vec<Link>>,
 }
 
 impl BillingContexts {
@@ -93,11 +90,6 @@ impl BillingContexts {
             periods: periods.unwrap_or_default(),
             change: self.changes.get(&report.account_id).copied(),
             synced: synced.map(|row| row.subscription.clone()),
-            links: self
-                .links
-                .get(&report.account_id)
-                .cloned()
-                .unwrap_or_default(),
         }
     }
 }
@@ -167,11 +159,7 @@ pub(super) async fn read_contexts(
     let meters: BTreeSet<&str> = reports.iter().map(|report| report.meter.as_str()).collect();
     let mut contexts = BillingContexts::default();
     for accounts in accounts.chunks(ACCOUNTS_PER_QUERY) {
-        let mut ended = BTreeSet::new();
         for row in read_periods(db, accounts, &meters).await? {
-            if row.end_requested {
-                ended.insert(row.account_id.clone());
-            }
             let key = (row.account_id, row.customer, row.meter);
             let period = InvoicePeriod {
                 interval: Interval {
@@ -189,9 +177,6 @@ pub(super) async fn read_contexts(
                 customer_deleted_at: row.customer_deleted_at,
             };
             contexts.periods.entry(key).or_default().push(period);
-        }
-        if !ended.is_empty() {
-            contexts.links.extend(read_links(db, ended.iter()).await?);
         }
     }
     contexts.subscriptions = read_subscriptions_without_period(db, reports, &contexts).await?;

@@ -16,7 +16,6 @@ on_both_engines!(
     another_customer_can_be_billed_for_the_gap,
     an_end_scheduled_at_stripe_is_not_one_requested_here,
     a_requested_end_that_was_taken_back_is_not_one,
-    a_link_after_a_requested_end_bills_the_time_that_it_names,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -205,32 +204,5 @@ async fn a_requested_end_that_was_taken_back_is_not_one(mut world: World) {
         })
         .await;
     end_by_hand(&world).await;
-    world.finish().await;
-}
-
-async fn a_link_after_a_requested_end_bills_the_time_that_it_names(mut world: World) {
-    let now = at(NOW);
-    world.start_subscribed(now, &[BASIC], at(START)).await;
-    world.count("acct", 4, now - TimeDelta::hours(5)).await;
-    let client = world.client().clone();
-    let cancelled = world
-        .while_clock_moves(client.cancel_subscription(CancelSubscription::now("acct")))
-        .await;
-    cancelled.unwrap();
-    let later = now + TimeDelta::days(1);
-    world.move_clocks(later).await;
-    world.count("acct", 100, later).await;
-    world.report_all().await;
-    wait_until_gap_is(&world, ReportState::NotBillable).await;
-    // Nothing charges it yet, and it is told.
-    let link = PutAccount::stripe("acct", "cus_acct").bill_from(later - TimeDelta::minutes(10));
-    world.client().put_account(link).await.unwrap();
-    wait_until_gap_is(&world, ReportState::Uncharged).await;
-    // A subscription that begins later does not charge it.
-    world.move_clocks(later + TimeDelta::hours(2)).await;
-    subscribe_again(&world, "cus_acct", None).await;
-    world.move_clocks(later + TimeDelta::hours(3)).await;
-    wait_until_gap_is(&world, ReportState::TooLate).await;
-    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 4);
     world.finish().await;
 }
