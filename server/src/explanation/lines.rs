@@ -15,7 +15,7 @@ use crate::{
         window::Interval,
     },
     error::{Error, Result},
-    store::{Store, explanations::MAX_PERIODS},
+    store::{explanations::MAX_PERIODS, snapshot::Snapshot},
 };
 
 use super::{ExplainQuery, ExplainedReport, place::LineKey};
@@ -37,13 +37,17 @@ pub(crate) struct Line {
 
 /// The billing periods of a query, in the order of their lines.
 pub(super) async fn periods_of(
-    store: &Store,
+    snapshot: &Snapshot,
     query: &ExplainQuery,
     time: Interval,
 ) -> Result<Vec<BillingPeriod>> {
     let mut periods = match (&query.invoice, &query.account_id) {
-        (Some(invoice), account) => store.periods_of_invoice(account.as_ref(), invoice).await?,
-        (None, Some(account)) => store.metered_periods(account, time).await?,
+        (Some(invoice), account) => {
+            snapshot
+                .periods_of_invoice(account.as_ref(), invoice)
+                .await?
+        }
+        (None, Some(account)) => snapshot.metered_periods(account, time).await?,
         (None, None) => Vec::new(),
     };
     if u64::try_from(periods.len()).is_ok_and(|len| len > MAX_PERIODS) {
@@ -71,16 +75,16 @@ pub(super) fn not_found(query: &ExplainQuery) -> Error {
 /// Reads lines, one after the other. Those of one billing period are often side by side, so its reports are kept.
 #[derive(Debug)]
 pub(super) struct Lines<'a> {
-    store: &'a Store,
+    snapshot: &'a Snapshot,
     /// Whether usage of other accounts is read.
     with_others: bool,
     last: Option<((AccountId, Interval), Vec<ReportFigure>)>,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn of(store: &'a Store, with_others: bool) -> Self {
+    pub(super) fn of(snapshot: &'a Snapshot, with_others: bool) -> Self {
         Self {
-            store,
+            snapshot,
             with_others,
             last: None,
         }
@@ -93,7 +97,7 @@ impl<'a> Lines<'a> {
     ) -> Result<(Line, Vec<ReportFigure>)> {
         let customer = match &period.subscription {
             Some(subscription) => {
-                self.store
+                self.snapshot
                     .customer_of_subscription(&period.account_id, subscription)
                     .await?
             }
@@ -117,8 +121,8 @@ impl<'a> Lines<'a> {
             customer,
             reported_of_others,
             reported: total(own.iter().filter(|figure| figure.state.is_reported())),
-            invoice_lines: self.store.invoice_lines_of(&period).await?,
-            comparison: self.store.comparison_of(&period).await?,
+            invoice_lines: self.snapshot.invoice_lines_of(&period).await?,
+            comparison: self.snapshot.comparison_of(&period).await?,
             reports: Vec::new(),
             period,
         };
@@ -139,7 +143,7 @@ impl<'a> Lines<'a> {
             meter: meter.clone(),
         };
         let time = period.interval();
-        let figures = self.store.reports_to_compare(&stream, time).await?;
+        let figures = self.snapshot.reports_to_compare(&stream, time).await?;
         let others = figures.iter().filter(|figure| {
             figure.account_id != period.account_id
                 && figure.state.is_reported()
@@ -159,7 +163,7 @@ impl<'a> Lines<'a> {
         {
             return Ok(figures.clone());
         }
-        let figures = self.store.figures(account_id, time).await?;
+        let figures = self.snapshot.figures(account_id, time).await?;
         self.last = Some((key, figures.clone()));
         Ok(figures)
     }

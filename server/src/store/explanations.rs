@@ -10,20 +10,29 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Store, deleted_accounts::is_deleted, report_list::without_index_of_ids, rows, unindexed,
+    deleted_accounts::is_deleted,
+    invoice_comparison::{time_to_compare, with_invoices},
+    report_figures::{passes_prefilter, read_any_figures},
+    report_list::without_index_of_ids,
+    rows,
+    snapshot::Snapshot,
+    stream_figures::read_stream,
+    unindexed,
 };
 use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        billed_usage::BilledUsage,
+        billed_usage::{BilledUsage, UsagePrefilter},
         billing_period::BillingPeriod,
         invoice_comparison::PeriodComparison,
         invoice_line::StoredLine,
         kept_increment::KeptIncrement,
         report::Report,
         report_archive::{AccountArchive, ReportArchive},
+        report_figure::ReportFigure,
         report_fold::FoldedReport,
+        stream::Stream,
         window::Interval,
     },
     entity::{
@@ -47,7 +56,7 @@ pub(crate) struct FoldedRow {
     pub(crate) archive: Option<AccountArchive>,
 }
 
-impl Store {
+impl Snapshot {
     /// The increment that an account's key counted, as long as the key is kept. Those of a deleted account are left out: they
     /// are deleted after its other rows.
     pub(crate) async fn find_increment(
@@ -55,11 +64,11 @@ impl Store {
         account_id: &AccountId,
         key: Uuid,
     ) -> Result<Option<KeptIncrement>> {
-        if is_deleted(&self.reader, account_id).await? {
+        if is_deleted(&self.tx, account_id).await? {
             return Ok(None);
         }
         let found = idempotency_key::Entity::find_by_id((key, account_id.clone()));
-        Ok(found.one(&self.reader).await?.map(KeptIncrement::from))
+        Ok(found.one(&self.tx).await?.map(KeptIncrement::from))
     }
 
     /// Those of some reports of an account that are stored by themselves, closed or open.
@@ -71,19 +80,16 @@ impl Store {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        // One that is closed meanwhile is found once.
-        let tx = self.begin_reading().await?;
         let open = open_report::Entity::find()
             .filter(open_report::Column::AccountId.eq(account_id))
             .filter(without_index_of_ids().is_in(ids.iter().copied()))
-            .all(&tx)
+            .all(&self.tx)
             .await?;
         let closed = usage_report::Entity::find()
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::Id.is_in(ids.iter().copied()))
-            .all(&tx)
+            .all(&self.tx)
             .await?;
-        tx.rollback().await?;
         let open = open.into_iter().map(Report::from);
         let reports = open.chain(closed.into_iter().map(Report::from));
         Ok(reports.map(|report| (report.id, report)).collect())
@@ -103,7 +109,7 @@ impl Store {
         let folded = folded_report::Entity::find()
             .filter(folded_report::Column::AccountId.eq(account_id))
             .filter(folded_report::Column::Id.eq(id))
-            .one(&self.reader)
+            .one(&self.tx)
             .await?;
         Ok(folded.map(|row| {
             let usage = BilledUsage {
@@ -131,7 +137,7 @@ impl Store {
             .filter(C::WindowStart.eq(window_start))
             .filter(C::Meter.eq(meter))
             .limit(MAX_OF_WINDOW)
-            .all(&self.reader)
+            .all(&self.tx)
             .await?;
         Ok(rows::all(found))
     }
@@ -151,7 +157,7 @@ impl Store {
             .filter(F::AccountId.eq(account_id))
             .filter(F::WindowStart.between(first, last))
             .filter(F::Id.is_in(keys.iter().map(|(_, id)| *id)))
-            .all(&self.reader)
+            .all(&self.tx)
             .await?;
         let mut numbers: Vec<i64> = found.iter().map(|row| row.archive).collect();
         numbers.sort_unstable();
@@ -159,7 +165,7 @@ impl Store {
         let archives: Vec<ReportArchive> = rows::all(
             report_archive::Entity::find()
                 .filter(report_archive::Column::Number.is_in(numbers))
-                .all(&self.reader)
+                .all(&self.tx)
                 .await?,
         );
         let archives: HashMap<i64, ReportArchive> = archives
@@ -195,7 +201,7 @@ impl Store {
             .filter(unindexed(P::PeriodEnd).gt(time.start))
             .order_by_asc(P::PeriodStart)
             .limit(MAX_PERIODS.saturating_add(1))
-            .all(&self.reader)
+            .all(&self.tx)
             .await?;
         Ok(rows::all(found))
     }
@@ -217,8 +223,8 @@ impl Store {
             lines = lines.filter(L::AccountId.eq(account));
             periods = periods.filter(P::AccountId.eq(account));
         }
-        let lines = lines.limit(MAX_PERIODS).all(&self.reader).await?;
-        let mut found = periods.limit(MAX_PERIODS).all(&self.reader).await?;
+        let lines = lines.limit(MAX_PERIODS).all(&self.tx).await?;
+        let mut found = periods.limit(MAX_PERIODS).all(&self.tx).await?;
         let mut keys: Vec<_> = lines
             .into_iter()
             .map(|line| (line.account_id, line.item, line.period_start))
@@ -231,11 +237,30 @@ impl Store {
             });
             if !is_known {
                 let period = billing_period::Entity::find_by_id(key);
-                found.extend(period.one(&self.reader).await?);
+                found.extend(period.one(&self.tx).await?);
             }
         }
         found.retain(|period| period.meter.is_some());
         Ok(rows::all(found))
+    }
+
+    /// An account's reports that may be billed in an interval.
+    pub(crate) async fn figures(
+        &self,
+        account_id: &AccountId,
+        time: Interval,
+    ) -> Result<Vec<ReportFigure>> {
+        let condition = passes_prefilter(account_id, UsagePrefilter::of(time));
+        Ok(read_any_figures(&self.tx, condition).await?)
+    }
+
+    /// The reports of a stream that the present Stripe account may bill in an interval, of whatever account.
+    pub(crate) async fn reports_to_compare(
+        &self,
+        stream: &Stream,
+        time: Interval,
+    ) -> Result<Vec<ReportFigure>> {
+        Ok(read_stream(&self.tx, stream, time_to_compare(time)).await?)
     }
 
     /// The Stripe customer of an account's subscription.
@@ -246,7 +271,7 @@ impl Store {
     ) -> Result<Option<String>> {
         let key = (account_id.clone(), subscription.to_owned());
         let found = subscription::Entity::find_by_id(key);
-        Ok(found.one(&self.reader).await?.map(|row| row.customer))
+        Ok(found.one(&self.tx).await?.map(|row| row.customer))
     }
 
     /// What the comparison of a billing period with its invoices found.
@@ -261,8 +286,8 @@ impl Store {
             period.meter.clone().unwrap_or_default(),
         );
         let found = invoice_comparison::Entity::find_by_id(key);
-        match found.one(&self.reader).await? {
-            Some(row) => Ok(Some(self.with_invoices(row).await?)),
+        match found.one(&self.tx).await? {
+            Some(row) => Ok(Some(with_invoices(&self.tx, row).await?)),
             None => Ok(None),
         }
     }
@@ -278,7 +303,7 @@ impl Store {
             .order_by_asc(L::Invoice)
             .order_by_asc(L::Line)
             .limit(MAX_INVOICE_LINES)
-            .all(&self.reader)
+            .all(&self.tx)
             .await?;
         Ok(rows::all(found))
     }

@@ -21,9 +21,8 @@ async fn two_explanations_run_sixteen_wait_and_more_are_refused(mut world: World
     let lock = database.begin().await.unwrap();
     lock.execute_unprepared(LOCK).await.unwrap();
     let client = world.client();
-    let mut calls: FuturesUnordered<_> = (0..19)
-        .map(|_| client.explain_invoice(period()))
-        .collect();
+    let mut calls: FuturesUnordered<_> =
+        (0..19).map(|_| client.explain_invoice(period())).collect();
     // One more than may run and wait is refused; no other has an answer.
     let refused = within("a refusal", calls.next()).await.unwrap();
     let refused = refused.unwrap_err();
