@@ -51,13 +51,28 @@ pub(super) async fn periods_of(
         (None, None) => Vec::new(),
     };
     if u64::try_from(periods.len()).is_ok_and(|len| len > MAX_PERIODS) {
-        let why = format!(
-            "period overlaps more than {MAX_PERIODS} billing periods of subscription items; give a shorter one"
-        );
-        return Err(Violation::invalid("period", why).into());
+        return Err(too_many_periods(query).into());
     }
     periods.sort_by_cached_key(LineKey::of);
     Ok(periods)
+}
+
+fn too_many_periods(query: &ExplainQuery) -> Violation {
+    let many = format!("more than {MAX_PERIODS} billing periods of subscription items");
+    match (&query.invoice, &query.account_id) {
+        (None, _) => {
+            let why = format!("period overlaps {many}; give a shorter one");
+            Violation::invalid("period", why)
+        }
+        (Some(_), None) => {
+            let why = format!("stripe_invoice charges {many}; give account_id too");
+            Violation::invalid("stripe_invoice", why)
+        }
+        (Some(_), Some(_)) => {
+            let why = format!("stripe_invoice charges {many}; give a period in its place");
+            Violation::invalid("stripe_invoice", why)
+        }
+    }
 }
 
 /// Why nothing is found.

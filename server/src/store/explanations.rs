@@ -1,7 +1,7 @@
 //! Queries that follow increments to invoice lines and back: an increment by its key, reports by their ids, and what is
 //! stored of the invoices of billing periods.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -28,11 +28,13 @@ use crate::{
         invoice_comparison::PeriodComparison,
         invoice_line::StoredLine,
         kept_increment::KeptIncrement,
+        period::rfc3339,
         report::Report,
         report_archive::{AccountArchive, ReportArchive},
         report_figure::ReportFigure,
         report_fold::FoldedReport,
         stream::Stream,
+        violation::Violation,
         window::Interval,
     },
     entity::{
@@ -48,6 +50,9 @@ pub(crate) const MAX_PERIODS: u64 = 1_000;
 const MAX_OF_WINDOW: u64 = 1_000;
 /// Lines of one billing period that are read at most.
 const MAX_INVOICE_LINES: u64 = 1_000;
+
+/// A billing period: its account, item and start.
+type PeriodKey = (AccountId, String, Millis);
 
 /// A folded row, and the archive that has its reports.
 #[derive(Clone, Debug)]
@@ -136,9 +141,15 @@ impl Snapshot {
             .filter(C::AccountId.eq(account_id))
             .filter(C::WindowStart.eq(window_start))
             .filter(C::Meter.eq(meter))
-            .limit(MAX_OF_WINDOW)
+            .order_by_asc(C::Id)
+            .limit(MAX_OF_WINDOW.saturating_add(1))
             .all(&self.tx)
             .await?;
+        check_number(found.len(), MAX_OF_WINDOW, || {
+            format!(
+                "account {account_id} has more than {MAX_OF_WINDOW} reports of meter {meter} in the window of this one"
+            )
+        })?;
         Ok(rows::all(found))
     }
 
@@ -207,41 +218,67 @@ impl Snapshot {
     }
 
     /// The billing periods that an invoice charges, of any account if none is given: those with a line on it, and those
-    /// whose invoice it is as far as it is known.
+    /// whose invoice it is as far as it is known. More than [`MAX_PERIODS`] if there are more.
     pub(crate) async fn periods_of_invoice(
         &self,
         account_id: Option<&AccountId>,
         invoice: &str,
     ) -> Result<Vec<BillingPeriod>> {
         use billing_period::Column as P;
-        use invoice_line::Column as L;
-        let mut lines = invoice_line::Entity::find().filter(L::Invoice.eq(invoice));
         let mut periods = billing_period::Entity::find()
             .filter(P::Invoice.eq(invoice))
-            .filter(P::Meter.is_not_null());
+            .filter(P::Meter.is_not_null())
+            .order_by_asc(P::AccountId)
+            .order_by_asc(P::Item)
+            .order_by_asc(P::PeriodStart)
+            .limit(MAX_PERIODS.saturating_add(1));
         if let Some(account) = account_id {
-            lines = lines.filter(L::AccountId.eq(account));
             periods = periods.filter(P::AccountId.eq(account));
         }
-        let lines = lines.limit(MAX_PERIODS).all(&self.tx).await?;
-        let mut found = periods.limit(MAX_PERIODS).all(&self.tx).await?;
-        let mut keys: Vec<_> = lines
-            .into_iter()
-            .map(|line| (line.account_id, line.item, line.period_start))
+        let mut found = periods.all(&self.tx).await?;
+        let known: HashSet<PeriodKey> = found
+            .iter()
+            .map(|period| {
+                (
+                    period.account_id.clone(),
+                    period.item.clone(),
+                    period.period_start,
+                )
+            })
             .collect();
-        keys.sort_unstable();
-        keys.dedup();
-        for key in keys {
-            let is_known = found.iter().any(|period| {
-                (&period.account_id, &period.item, period.period_start) == (&key.0, &key.1, key.2)
-            });
-            if !is_known {
+        for key in self.periods_of_lines(account_id, invoice).await? {
+            if u64::try_from(found.len()).is_ok_and(|len| len > MAX_PERIODS) {
+                break;
+            }
+            if !known.contains(&key) {
                 let period = billing_period::Entity::find_by_id(key);
-                found.extend(period.one(&self.tx).await?);
+                let period = period.one(&self.tx).await?;
+                found.extend(period.filter(|period| period.meter.is_some()));
             }
         }
-        found.retain(|period| period.meter.is_some());
         Ok(rows::all(found))
+    }
+
+    /// The keys of billing periods that lines of an invoice charge.
+    async fn periods_of_lines(
+        &self,
+        account_id: Option<&AccountId>,
+        invoice: &str,
+    ) -> Result<Vec<PeriodKey>> {
+        use invoice_line::Column as L;
+        let mut lines = invoice_line::Entity::find()
+            .select_only()
+            .columns([L::AccountId, L::Item, L::PeriodStart])
+            .distinct()
+            .filter(L::Invoice.eq(invoice))
+            .order_by_asc(L::AccountId)
+            .order_by_asc(L::Item)
+            .order_by_asc(L::PeriodStart)
+            .limit(MAX_PERIODS.saturating_add(1));
+        if let Some(account) = account_id {
+            lines = lines.filter(L::AccountId.eq(account));
+        }
+        Ok(lines.into_tuple().all(&self.tx).await?)
     }
 
     /// An account's reports that may be billed in an interval.
@@ -302,11 +339,30 @@ impl Snapshot {
             .order_by_asc(L::InvoiceCreated)
             .order_by_asc(L::Invoice)
             .order_by_asc(L::Line)
-            .limit(MAX_INVOICE_LINES)
+            .limit(MAX_INVOICE_LINES.saturating_add(1))
             .all(&self.tx)
             .await?;
+        check_number(found.len(), MAX_INVOICE_LINES, || {
+            format!(
+                "more than {MAX_INVOICE_LINES} invoice lines charge the billing period of {} from {}; see the invoices at Stripe",
+                period.item,
+                rfc3339(period.period_start)
+            )
+        })?;
         Ok(rows::all(found))
     }
+}
+
+/// Refuses rows that were cut off, of which one more than a limit was read.
+fn check_number(
+    found: usize,
+    limit: u64,
+    why: impl FnOnce() -> String,
+) -> std::result::Result<(), Violation> {
+    if u64::try_from(found).is_ok_and(|found| found > limit) {
+        return Err(Violation::invalid("account_id", why()));
+    }
+    Ok(())
 }
 
 impl From<idempotency_key::Model> for KeptIncrement {
