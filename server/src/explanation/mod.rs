@@ -186,7 +186,7 @@ pub(crate) async fn explain(
         && chunk.entries.is_empty()
         && let Some(id) = query.report_id
     {
-        return Err(Error::ReportNotFound(id.to_string()));
+        return Err(store.report_not_found(id).await?);
     }
     if query.with_increments {
         chunk.search(store, limit).await?;
