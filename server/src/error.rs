@@ -201,6 +201,9 @@ pub enum Error {
         "the database did not answer; the call may have taken effect, so retry it with the same idempotency key"
     )]
     DatabaseUnavailable(#[source] DbErr),
+    /// Reports are being folded faster than they can be read: retry.
+    #[error("reports were closed or folded while they were read; nothing was changed, so retry")]
+    ReportsMoving,
     /// Clocks contradict each other, so nothing that depends on the time is done: retry later.
     #[error("{0}, so the time is not certain and nothing was closed or sent; retry later")]
     ClockInDoubt(Doubt),

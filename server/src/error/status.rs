@@ -46,7 +46,9 @@ impl Error {
             | Self::TooManyKeys => "OVERLOADED",
             Self::TooManyRequests { .. } => "RATE_LIMITED",
             Self::MessageTooSlow(_) => "MESSAGE_TOO_SLOW",
-            Self::DatabaseUnavailable(_) | Self::KeysUnreadable => "DATABASE_UNAVAILABLE",
+            Self::DatabaseUnavailable(_) | Self::KeysUnreadable | Self::ReportsMoving => {
+                "DATABASE_UNAVAILABLE"
+            }
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied(_) => "PERMISSION_DENIED",
             Self::ApiKeyNotFound(_) => "API_KEY_NOT_FOUND",
@@ -99,6 +101,7 @@ impl Error {
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::DatabaseUnavailable(_)
             | Self::KeysUnreadable
+            | Self::ReportsMoving
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)
@@ -139,6 +142,7 @@ impl Error {
             | Self::TooManyKeys
             | Self::DatabaseUnavailable(_)
             | Self::KeysUnreadable
+            | Self::ReportsMoving
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)

@@ -17,7 +17,7 @@ use crate::{
         window::Interval,
     },
     error::Result,
-    store::{Store, cleanup::KEYS_KEPT_MS, key_search::KeySearch},
+    store::{Store, cleanup::KEYS_KEPT_MS, key_search::KeySearch, snapshot::Snapshot},
 };
 
 /// How many steps through the stored keys one page makes.
@@ -69,7 +69,7 @@ pub(super) struct Chunk {
     pub(super) entries: Vec<Entry>,
     /// Where the reports after them begin.
     pub(super) next: Option<Position>,
-    /// Whether a report is no longer where it was a moment ago.
+    /// Whether a report is not where its figure says.
     pub(super) lacks_reports: bool,
     /// The search, while it has not ended.
     pub(super) goes_on: Option<Search>,
@@ -84,7 +84,7 @@ impl Chunk {
     /// Adds reports, each with the place of its line, and begins the search for their increments.
     pub(super) async fn add(
         &mut self,
-        store: &Store,
+        snapshot: &Snapshot,
         chosen: &[(usize, ReportFigure)],
         now: Millis,
     ) -> Result<()> {
@@ -98,8 +98,8 @@ impl Chunk {
             .iter()
             .map(|(_, figure)| (figure.usage.window_start, figure.id))
             .collect();
-        let reports = store.find_reports(&account, &ids).await?;
-        let rows = store.find_folded(&account, &keys).await?;
+        let reports = snapshot.find_reports(&account, &ids).await?;
+        let rows = snapshot.find_folded(&account, &keys).await?;
         for (line, figure) in chosen {
             let source = if figure.is_folded {
                 rows.get(&figure.id).cloned().map(Source::Folded)
@@ -191,7 +191,8 @@ impl Chunk {
         }
     }
 
-    /// Increments of open reports may have been counted since these were read.
+    /// Increments of open reports may have been counted since these were read. Only their sums are read again: the states are
+    /// those of the moment at which the lines were read.
     async fn read_open_again(&mut self, store: &Store, account: &AccountId) -> Result<()> {
         let is_open = |entry: &&mut Entry| {
             let report = entry.report();
@@ -203,10 +204,17 @@ impl Chunk {
             .filter_map(|entry| entry.report())
             .map(|report| report.id)
             .collect();
-        let mut found = store.find_reports(account, &ids).await?;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let snapshot = store.snapshot().await?;
+        let found = snapshot.find_reports(account, &ids).await?;
+        snapshot.end().await?;
         for (entry, id) in open.into_iter().zip(ids) {
-            if let Some(report) = found.remove(&id) {
-                entry.source = Source::Report(report);
+            if let (Source::Report(report), Some(now)) = (&mut entry.source, found.get(&id)) {
+                report.quantity = now.quantity;
+                report.first_at = now.first_at;
+                report.last_at = now.last_at;
             }
         }
         Ok(())

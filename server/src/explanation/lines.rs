@@ -15,7 +15,7 @@ use crate::{
         window::Interval,
     },
     error::{Error, Result},
-    store::{Store, explanations::MAX_PERIODS},
+    store::{explanations::MAX_PERIODS, snapshot::Snapshot},
 };
 
 use super::{ExplainQuery, ExplainedReport, place::LineKey};
@@ -37,23 +37,42 @@ pub(crate) struct Line {
 
 /// The billing periods of a query, in the order of their lines.
 pub(super) async fn periods_of(
-    store: &Store,
+    snapshot: &Snapshot,
     query: &ExplainQuery,
     time: Interval,
 ) -> Result<Vec<BillingPeriod>> {
     let mut periods = match (&query.invoice, &query.account_id) {
-        (Some(invoice), account) => store.periods_of_invoice(account.as_ref(), invoice).await?,
-        (None, Some(account)) => store.metered_periods(account, time).await?,
+        (Some(invoice), account) => {
+            snapshot
+                .periods_of_invoice(account.as_ref(), invoice)
+                .await?
+        }
+        (None, Some(account)) => snapshot.metered_periods(account, time).await?,
         (None, None) => Vec::new(),
     };
     if u64::try_from(periods.len()).is_ok_and(|len| len > MAX_PERIODS) {
-        let why = format!(
-            "period overlaps more than {MAX_PERIODS} billing periods of subscription items; give a shorter one"
-        );
-        return Err(Violation::invalid("period", why).into());
+        return Err(too_many_periods(query).into());
     }
     periods.sort_by_cached_key(LineKey::of);
     Ok(periods)
+}
+
+fn too_many_periods(query: &ExplainQuery) -> Violation {
+    let many = format!("more than {MAX_PERIODS} billing periods of subscription items");
+    match (&query.invoice, &query.account_id) {
+        (None, _) => {
+            let why = format!("period overlaps {many}; give a shorter one");
+            Violation::invalid("period", why)
+        }
+        (Some(_), None) => {
+            let why = format!("stripe_invoice charges {many}; give account_id too");
+            Violation::invalid("stripe_invoice", why)
+        }
+        (Some(_), Some(_)) => {
+            let why = format!("stripe_invoice charges {many}; give a period in its place");
+            Violation::invalid("stripe_invoice", why)
+        }
+    }
 }
 
 /// Why nothing is found.
@@ -71,16 +90,16 @@ pub(super) fn not_found(query: &ExplainQuery) -> Error {
 /// Reads lines, one after the other. Those of one billing period are often side by side, so its reports are kept.
 #[derive(Debug)]
 pub(super) struct Lines<'a> {
-    store: &'a Store,
+    snapshot: &'a Snapshot,
     /// Whether usage of other accounts is read.
     with_others: bool,
     last: Option<((AccountId, Interval), Vec<ReportFigure>)>,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn of(store: &'a Store, with_others: bool) -> Self {
+    pub(super) fn of(snapshot: &'a Snapshot, with_others: bool) -> Self {
         Self {
-            store,
+            snapshot,
             with_others,
             last: None,
         }
@@ -93,7 +112,7 @@ impl<'a> Lines<'a> {
     ) -> Result<(Line, Vec<ReportFigure>)> {
         let customer = match &period.subscription {
             Some(subscription) => {
-                self.store
+                self.snapshot
                     .customer_of_subscription(&period.account_id, subscription)
                     .await?
             }
@@ -117,8 +136,8 @@ impl<'a> Lines<'a> {
             customer,
             reported_of_others,
             reported: total(own.iter().filter(|figure| figure.state.is_reported())),
-            invoice_lines: self.store.invoice_lines_of(&period).await?,
-            comparison: self.store.comparison_of(&period).await?,
+            invoice_lines: self.snapshot.invoice_lines_of(&period).await?,
+            comparison: self.snapshot.comparison_of(&period).await?,
             reports: Vec::new(),
             period,
         };
@@ -139,7 +158,7 @@ impl<'a> Lines<'a> {
             meter: meter.clone(),
         };
         let time = period.interval();
-        let figures = self.store.reports_to_compare(&stream, time).await?;
+        let figures = self.snapshot.reports_to_compare(&stream, time).await?;
         let others = figures.iter().filter(|figure| {
             figure.account_id != period.account_id
                 && figure.state.is_reported()
@@ -159,7 +178,7 @@ impl<'a> Lines<'a> {
         {
             return Ok(figures.clone());
         }
-        let figures = self.store.figures(account_id, time).await?;
+        let figures = self.snapshot.figures(account_id, time).await?;
         self.last = Some((key, figures.clone()));
         Ok(figures)
     }

@@ -9,6 +9,8 @@ mod lines;
 mod one_report;
 mod place;
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use self::{
@@ -27,13 +29,14 @@ use crate::{
         kept_increment::{KeptIncrement, divided_with},
         report::Report,
         stored_key::stored_key,
+        violation::{Reason, Violation},
         window::Interval,
     },
     error::{Error, Result},
-    store::{Store, cleanup::KEYS_KEPT_MS, explanations::FoldedRow},
+    store::{Store, cleanup::KEYS_KEPT_MS, explanations::FoldedRow, snapshot::Snapshot},
 };
 
-/// How often reports are read again that were folded between two queries.
+/// How often lines are read until each of their reports is found. On one database that is once.
 const MAX_READS: usize = 3;
 
 /// Which lines are explained, and how far.
@@ -105,7 +108,8 @@ pub(crate) async fn find_increment(
     meter: Option<&str>,
     with_others: bool,
 ) -> Result<FoundIncrement> {
-    let increment = store
+    let snapshot = store.snapshot().await?;
+    let increment = snapshot
         .find_increment(account_id, stored_key(account_id, key))
         .await?
         .filter(|found| meter.is_none_or(|meter| meter == found.meter))
@@ -115,19 +119,20 @@ pub(crate) async fn find_increment(
             meter: meter.map(str::to_owned),
             kept_ms: KEYS_KEPT_MS,
         })?;
-    let reports = store
+    let reports = snapshot
         .find_reports(account_id, &[increment.report_id])
         .await?;
     let report = reports.into_values().next();
     let (mut divided, mut lines) = (Vec::new(), Vec::new());
     if let Some(report) = &report {
-        let of_window = store
+        let of_window = snapshot
             .reports_of_window(account_id, &report.meter, report.window_start)
             .await?;
         let others = divided_with(&increment, report, &of_window);
         divided = others.into_iter().map(|other| other.id).collect();
-        lines = lines_of_report(store, report, with_others).await?;
+        lines = lines_of_report(&snapshot, report, with_others).await?;
     }
+    snapshot.end().await?;
     Ok(FoundIncrement {
         increment,
         report,
@@ -137,16 +142,20 @@ pub(crate) async fn find_increment(
 }
 
 /// The lines that charge a report.
-async fn lines_of_report(store: &Store, report: &Report, with_others: bool) -> Result<Vec<Line>> {
+async fn lines_of_report(
+    snapshot: &Snapshot,
+    report: &Report,
+    with_others: bool,
+) -> Result<Vec<Line>> {
     let at = BilledUsage::of(report).billed_at_stripe();
     let time = Interval {
         start: at,
         end: at.saturating_add(1),
     };
-    let mut periods = store.metered_periods(&report.account_id, time).await?;
+    let mut periods = snapshot.metered_periods(&report.account_id, time).await?;
     periods.retain(|period| period.meter.as_ref() == Some(&report.meter));
     periods.sort_by_cached_key(LineKey::of);
-    let mut reader = Lines::of(store, with_others);
+    let mut reader = Lines::of(snapshot, with_others);
     let mut lines = Vec::new();
     for period in periods {
         let (line, figures) = reader.read(period).await?;
@@ -172,21 +181,12 @@ pub(crate) async fn explain(
             end: now.saturating_add(1),
         }))
     });
-    let mut periods = periods_of(store, query, place.time()).await?;
-    if is_first && periods.is_empty() {
-        return Err(not_found(query));
-    }
-    if let Some(id) = query.report_id {
-        periods = periods_of_report(store, periods, id).await?;
-    }
-    let mut chunk = match (&place.search, &place.next) {
-        (Some(search), next) => go_on(store, query, periods, search, next.clone()).await?,
-        (None, Some(from)) => begin(store, query, periods, from, limit, now).await?,
-        (None, None) => Chunk::default(),
-    };
-    if is_first && query.report_id.is_some() && chunk.entries.is_empty() {
-        let id = query.report_id.unwrap_or_default();
-        return Err(Error::ReportNotFound(id.to_string()));
+    let mut chunk = read_chunk(store, query, (&place, is_first), limit, now).await?;
+    if is_first
+        && chunk.entries.is_empty()
+        && let Some(id) = query.report_id
+    {
+        return Err(store.report_not_found(id).await?);
     }
     if query.with_increments {
         chunk.search(store, limit).await?;
@@ -200,26 +200,39 @@ pub(crate) async fn explain(
     })
 }
 
-/// The next reports of the lines after a place.
-async fn begin(
+/// Lines and reports of a page, all of one moment.
+async fn read_chunk(
     store: &Store,
     query: &ExplainQuery,
-    periods: Vec<BillingPeriod>,
-    from: &Position,
+    (place, is_first): (&Place, bool),
     limit: usize,
     now: Millis,
 ) -> Result<Chunk> {
-    for _ in 1..MAX_READS {
-        let chunk = choose(store, query, &periods, from, limit, now).await?;
+    for _ in 0..MAX_READS {
+        let snapshot = store.snapshot().await?;
+        let mut periods = periods_of(&snapshot, query, place.time()).await?;
+        if is_first && periods.is_empty() {
+            return Err(not_found(query));
+        }
+        if let Some(id) = query.report_id {
+            periods = periods_of_report(&snapshot, periods, id).await?;
+        }
+        let chunk = match (&place.search, &place.next) {
+            (Some(search), next) => go_on(&snapshot, query, periods, search, next.clone()).await?,
+            (None, Some(from)) => choose(&snapshot, query, &periods, from, limit, now).await?,
+            (None, None) => Chunk::default(),
+        };
+        snapshot.end().await?;
         if !chunk.lacks_reports {
             return Ok(chunk);
         }
     }
-    choose(store, query, &periods, from, limit, now).await
+    Err(Error::ReportsMoving)
 }
 
+/// The next reports of the lines after a place.
 async fn choose(
-    store: &Store,
+    snapshot: &Snapshot,
     query: &ExplainQuery,
     periods: &[BillingPeriod],
     from: &Position,
@@ -227,7 +240,7 @@ async fn choose(
     now: Millis,
 ) -> Result<Chunk> {
     let limit = limit.min(MAX_REPORTS);
-    let mut reader = Lines::of(store, query.with_others);
+    let mut reader = Lines::of(snapshot, query.with_others);
     let mut chunk = Chunk::default();
     let mut chosen = Vec::new();
     for period in periods {
@@ -271,19 +284,19 @@ async fn choose(
             break;
         }
     }
-    chunk.add(store, &chosen, now).await?;
+    chunk.add(snapshot, &chosen, now).await?;
     Ok(chunk)
 }
 
 /// The reports of a search that goes on.
 async fn go_on(
-    store: &Store,
+    snapshot: &Snapshot,
     query: &ExplainQuery,
     periods: Vec<BillingPeriod>,
     search: &Search,
     next: Option<Position>,
 ) -> Result<Chunk> {
-    let mut reader = Lines::of(store, query.with_others);
+    let mut reader = Lines::of(snapshot, query.with_others);
     let mut chunk = Chunk {
         next,
         goes_on: Some(search.clone()),
@@ -299,20 +312,24 @@ async fn go_on(
             chunk.lines.push((key, reader.read(period).await?.0));
         }
     }
-    let Some(account) = chunk.account() else {
-        return Ok(chunk);
-    };
     let ids: Vec<Uuid> = search.reports.iter().map(|(_, id, _)| *id).collect();
-    let found = store.find_reports(&account, &ids).await?;
+    let found = match chunk.account() {
+        Some(account) => snapshot.find_reports(&account, &ids).await?,
+        None => HashMap::new(),
+    };
     for (line, id, with_key) in &search.reports {
         let number = numbers.get(*line).copied().flatten();
-        if let (Some(number), Some(report)) = (number, found.get(id)) {
-            chunk.entries.push(Entry::new(
-                number,
-                Source::Report(report.clone()),
-                *with_key,
-            ));
-        }
+        // A report was folded or deleted since the page before, or its line is gone.
+        let (Some(number), Some(report)) = (number, found.get(id)) else {
+            return Err(outdated_token().into());
+        };
+        let source = Source::Report(report.clone());
+        chunk.entries.push(Entry::new(number, source, *with_key));
     }
     Ok(chunk)
+}
+
+fn outdated_token() -> Violation {
+    let why = "page_token leads to a report that is no longer there; start again without it";
+    Violation::new(Reason::PageTokenInvalid, "page_token", why)
 }

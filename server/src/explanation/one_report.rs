@@ -5,13 +5,13 @@ use uuid::Uuid;
 use crate::{
     domain::{account_id::AccountId, billing_period::BillingPeriod},
     error::Result,
-    store::Store,
+    store::snapshot::Snapshot,
 };
 
 /// Those of some billing periods, in the order of their accounts, that contain the time at which Stripe bills a report. None
 /// if no account of theirs has the report.
 pub(super) async fn periods_of_report(
-    store: &Store,
+    snapshot: &Snapshot,
     mut periods: Vec<BillingPeriod>,
     report_id: Uuid,
 ) -> Result<Vec<BillingPeriod>> {
@@ -19,7 +19,7 @@ pub(super) async fn periods_of_report(
     let mut accounts: Vec<AccountId> = accounts.collect();
     accounts.dedup();
     for account in accounts {
-        if let Some((meter, at)) = store.find_billed(&account, report_id).await? {
+        if let Some((meter, at)) = snapshot.find_billed(&account, report_id).await? {
             periods.retain(|period| {
                 period.account_id == account
                     && period.meter.as_ref() == Some(&meter)

@@ -70,7 +70,7 @@ impl Store {
         let tx = self.begin().await?;
         let Some(report) = find_report(&tx, &new.account_id, new.report_id).await? else {
             tx.rollback().await?;
-            return Err(self.not_found(new.report_id).await?);
+            return Err(self.report_not_found(new.report_id).await?);
         };
         let last = last_decision(&tx, &report).await?;
         let Some(next) = report.state.after(&new.action.transition()) else {
@@ -127,7 +127,7 @@ impl Store {
     }
 
     /// The error that a report does not exist: with the archives that may have it.
-    async fn not_found(&self, id: Uuid) -> Result<Error> {
+    pub(crate) async fn report_not_found(&self, id: Uuid) -> Result<Error> {
         let archives = self.archives_around(id).await?;
         if archives.is_empty() {
             return Ok(Error::ReportNotFound(id.to_string()));

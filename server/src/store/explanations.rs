@@ -1,7 +1,7 @@
 //! Queries that follow increments to invoice lines and back: an increment by its key, reports by their ids, and what is
 //! stored of the invoices of billing periods.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -10,20 +10,31 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Store, deleted_accounts::is_deleted, report_list::without_index_of_ids, rows, unindexed,
+    deleted_accounts::is_deleted,
+    invoice_comparison::{time_to_compare, with_invoices},
+    report_figures::{passes_prefilter, read_any_figures},
+    report_list::without_index_of_ids,
+    rows,
+    snapshot::Snapshot,
+    stream_figures::read_stream,
+    unindexed,
 };
 use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        billed_usage::BilledUsage,
+        billed_usage::{BilledUsage, UsagePrefilter},
         billing_period::BillingPeriod,
         invoice_comparison::PeriodComparison,
         invoice_line::StoredLine,
         kept_increment::KeptIncrement,
+        period::rfc3339,
         report::Report,
         report_archive::{AccountArchive, ReportArchive},
+        report_figure::ReportFigure,
         report_fold::FoldedReport,
+        stream::Stream,
+        violation::Violation,
         window::Interval,
     },
     entity::{
@@ -40,6 +51,9 @@ const MAX_OF_WINDOW: u64 = 1_000;
 /// Lines of one billing period that are read at most.
 const MAX_INVOICE_LINES: u64 = 1_000;
 
+/// A billing period: its account, item and start.
+type PeriodKey = (AccountId, String, Millis);
+
 /// A folded row, and the archive that has its reports.
 #[derive(Clone, Debug)]
 pub(crate) struct FoldedRow {
@@ -47,7 +61,7 @@ pub(crate) struct FoldedRow {
     pub(crate) archive: Option<AccountArchive>,
 }
 
-impl Store {
+impl Snapshot {
     /// The increment that an account's key counted, as long as the key is kept. Those of a deleted account are left out: they
     /// are deleted after its other rows.
     pub(crate) async fn find_increment(
@@ -55,11 +69,11 @@ impl Store {
         account_id: &AccountId,
         key: Uuid,
     ) -> Result<Option<KeptIncrement>> {
-        if is_deleted(&self.reader, account_id).await? {
+        if is_deleted(&self.tx, account_id).await? {
             return Ok(None);
         }
         let found = idempotency_key::Entity::find_by_id((key, account_id.clone()));
-        Ok(found.one(&self.reader).await?.map(KeptIncrement::from))
+        Ok(found.one(&self.tx).await?.map(KeptIncrement::from))
     }
 
     /// Those of some reports of an account that are stored by themselves, closed or open.
@@ -71,19 +85,16 @@ impl Store {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        // One that is closed meanwhile is found once.
-        let tx = self.begin_reading().await?;
         let open = open_report::Entity::find()
             .filter(open_report::Column::AccountId.eq(account_id))
             .filter(without_index_of_ids().is_in(ids.iter().copied()))
-            .all(&tx)
+            .all(&self.tx)
             .await?;
         let closed = usage_report::Entity::find()
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::Id.is_in(ids.iter().copied()))
-            .all(&tx)
+            .all(&self.tx)
             .await?;
-        tx.rollback().await?;
         let open = open.into_iter().map(Report::from);
         let reports = open.chain(closed.into_iter().map(Report::from));
         Ok(reports.map(|report| (report.id, report)).collect())
@@ -103,7 +114,7 @@ impl Store {
         let folded = folded_report::Entity::find()
             .filter(folded_report::Column::AccountId.eq(account_id))
             .filter(folded_report::Column::Id.eq(id))
-            .one(&self.reader)
+            .one(&self.tx)
             .await?;
         Ok(folded.map(|row| {
             let usage = BilledUsage {
@@ -130,9 +141,15 @@ impl Store {
             .filter(C::AccountId.eq(account_id))
             .filter(C::WindowStart.eq(window_start))
             .filter(C::Meter.eq(meter))
-            .limit(MAX_OF_WINDOW)
-            .all(&self.reader)
+            .order_by_asc(C::Id)
+            .limit(MAX_OF_WINDOW.saturating_add(1))
+            .all(&self.tx)
             .await?;
+        check_number(found.len(), MAX_OF_WINDOW, || {
+            format!(
+                "account {account_id} has more than {MAX_OF_WINDOW} reports of meter {meter} in the window of this one"
+            )
+        })?;
         Ok(rows::all(found))
     }
 
@@ -151,7 +168,7 @@ impl Store {
             .filter(F::AccountId.eq(account_id))
             .filter(F::WindowStart.between(first, last))
             .filter(F::Id.is_in(keys.iter().map(|(_, id)| *id)))
-            .all(&self.reader)
+            .all(&self.tx)
             .await?;
         let mut numbers: Vec<i64> = found.iter().map(|row| row.archive).collect();
         numbers.sort_unstable();
@@ -159,7 +176,7 @@ impl Store {
         let archives: Vec<ReportArchive> = rows::all(
             report_archive::Entity::find()
                 .filter(report_archive::Column::Number.is_in(numbers))
-                .all(&self.reader)
+                .all(&self.tx)
                 .await?,
         );
         let archives: HashMap<i64, ReportArchive> = archives
@@ -195,47 +212,92 @@ impl Store {
             .filter(unindexed(P::PeriodEnd).gt(time.start))
             .order_by_asc(P::PeriodStart)
             .limit(MAX_PERIODS.saturating_add(1))
-            .all(&self.reader)
+            .all(&self.tx)
             .await?;
         Ok(rows::all(found))
     }
 
     /// The billing periods that an invoice charges, of any account if none is given: those with a line on it, and those
-    /// whose invoice it is as far as it is known.
+    /// whose invoice it is as far as it is known. More than [`MAX_PERIODS`] if there are more.
     pub(crate) async fn periods_of_invoice(
         &self,
         account_id: Option<&AccountId>,
         invoice: &str,
     ) -> Result<Vec<BillingPeriod>> {
         use billing_period::Column as P;
-        use invoice_line::Column as L;
-        let mut lines = invoice_line::Entity::find().filter(L::Invoice.eq(invoice));
         let mut periods = billing_period::Entity::find()
             .filter(P::Invoice.eq(invoice))
-            .filter(P::Meter.is_not_null());
+            .filter(P::Meter.is_not_null())
+            .order_by_asc(P::AccountId)
+            .order_by_asc(P::Item)
+            .order_by_asc(P::PeriodStart)
+            .limit(MAX_PERIODS.saturating_add(1));
         if let Some(account) = account_id {
-            lines = lines.filter(L::AccountId.eq(account));
             periods = periods.filter(P::AccountId.eq(account));
         }
-        let lines = lines.limit(MAX_PERIODS).all(&self.reader).await?;
-        let mut found = periods.limit(MAX_PERIODS).all(&self.reader).await?;
-        let mut keys: Vec<_> = lines
-            .into_iter()
-            .map(|line| (line.account_id, line.item, line.period_start))
+        let mut found = periods.all(&self.tx).await?;
+        let known: HashSet<PeriodKey> = found
+            .iter()
+            .map(|period| {
+                (
+                    period.account_id.clone(),
+                    period.item.clone(),
+                    period.period_start,
+                )
+            })
             .collect();
-        keys.sort_unstable();
-        keys.dedup();
-        for key in keys {
-            let is_known = found.iter().any(|period| {
-                (&period.account_id, &period.item, period.period_start) == (&key.0, &key.1, key.2)
-            });
-            if !is_known {
+        for key in self.periods_of_lines(account_id, invoice).await? {
+            if u64::try_from(found.len()).is_ok_and(|len| len > MAX_PERIODS) {
+                break;
+            }
+            if !known.contains(&key) {
                 let period = billing_period::Entity::find_by_id(key);
-                found.extend(period.one(&self.reader).await?);
+                let period = period.one(&self.tx).await?;
+                found.extend(period.filter(|period| period.meter.is_some()));
             }
         }
-        found.retain(|period| period.meter.is_some());
         Ok(rows::all(found))
+    }
+
+    /// The keys of billing periods that lines of an invoice charge.
+    async fn periods_of_lines(
+        &self,
+        account_id: Option<&AccountId>,
+        invoice: &str,
+    ) -> Result<Vec<PeriodKey>> {
+        use invoice_line::Column as L;
+        let mut lines = invoice_line::Entity::find()
+            .select_only()
+            .columns([L::AccountId, L::Item, L::PeriodStart])
+            .distinct()
+            .filter(L::Invoice.eq(invoice))
+            .order_by_asc(L::AccountId)
+            .order_by_asc(L::Item)
+            .order_by_asc(L::PeriodStart)
+            .limit(MAX_PERIODS.saturating_add(1));
+        if let Some(account) = account_id {
+            lines = lines.filter(L::AccountId.eq(account));
+        }
+        Ok(lines.into_tuple().all(&self.tx).await?)
+    }
+
+    /// An account's reports that may be billed in an interval.
+    pub(crate) async fn figures(
+        &self,
+        account_id: &AccountId,
+        time: Interval,
+    ) -> Result<Vec<ReportFigure>> {
+        let condition = passes_prefilter(account_id, UsagePrefilter::of(time));
+        Ok(read_any_figures(&self.tx, condition).await?)
+    }
+
+    /// The reports of a stream that the present Stripe account may bill in an interval, of whatever account.
+    pub(crate) async fn reports_to_compare(
+        &self,
+        stream: &Stream,
+        time: Interval,
+    ) -> Result<Vec<ReportFigure>> {
+        Ok(read_stream(&self.tx, stream, time_to_compare(time)).await?)
     }
 
     /// The Stripe customer of an account's subscription.
@@ -246,7 +308,7 @@ impl Store {
     ) -> Result<Option<String>> {
         let key = (account_id.clone(), subscription.to_owned());
         let found = subscription::Entity::find_by_id(key);
-        Ok(found.one(&self.reader).await?.map(|row| row.customer))
+        Ok(found.one(&self.tx).await?.map(|row| row.customer))
     }
 
     /// What the comparison of a billing period with its invoices found.
@@ -261,8 +323,8 @@ impl Store {
             period.meter.clone().unwrap_or_default(),
         );
         let found = invoice_comparison::Entity::find_by_id(key);
-        match found.one(&self.reader).await? {
-            Some(row) => Ok(Some(self.with_invoices(row).await?)),
+        match found.one(&self.tx).await? {
+            Some(row) => Ok(Some(with_invoices(&self.tx, row).await?)),
             None => Ok(None),
         }
     }
@@ -277,11 +339,30 @@ impl Store {
             .order_by_asc(L::InvoiceCreated)
             .order_by_asc(L::Invoice)
             .order_by_asc(L::Line)
-            .limit(MAX_INVOICE_LINES)
-            .all(&self.reader)
+            .limit(MAX_INVOICE_LINES.saturating_add(1))
+            .all(&self.tx)
             .await?;
+        check_number(found.len(), MAX_INVOICE_LINES, || {
+            format!(
+                "more than {MAX_INVOICE_LINES} invoice lines charge the billing period of {} from {}; see the invoices at Stripe",
+                period.item,
+                rfc3339(period.period_start)
+            )
+        })?;
         Ok(rows::all(found))
     }
+}
+
+/// Refuses rows that were cut off, of which one more than a limit was read.
+fn check_number(
+    found: usize,
+    limit: u64,
+    why: impl FnOnce() -> String,
+) -> std::result::Result<(), Violation> {
+    if u64::try_from(found).is_ok_and(|found| found > limit) {
+        return Err(Violation::invalid("account_id", why()));
+    }
+    Ok(())
 }
 
 impl From<idempotency_key::Model> for KeptIncrement {

@@ -92,6 +92,7 @@ pub(crate) mod send_order;
 pub(crate) mod send_queue;
 pub(crate) mod sending_state;
 pub(crate) mod sign_off;
+pub(crate) mod snapshot;
 mod sqlite_copy;
 mod sqlite_file;
 mod stream_figures;

@@ -7,6 +7,7 @@ use sea_orm::{
 
 use super::{
     Store,
+    connection::Transaction,
     report_figures::{read_figures, read_folded_figures},
     sending_state::read_sending,
     stripe_account::sent_since,
@@ -27,12 +28,22 @@ impl Store {
     ) -> Result<Vec<ReportFigure>> {
         // A report that is folded meanwhile is found once.
         let tx = self.begin_reading().await?;
-        let adopted_at = read_sending(&tx).await?.adopted_at;
-        let mut figures = read_figures(&tx, events(stream, range, adopted_at)).await?;
-        figures.extend(read_folded_events(&tx, stream, range, adopted_at).await?);
+        let figures = read_stream(&tx, stream, range).await?;
         tx.rollback().await?;
         Ok(figures)
     }
+}
+
+/// The same in a transaction.
+pub(super) async fn read_stream(
+    tx: &Transaction,
+    stream: &Stream,
+    range: Interval,
+) -> std::result::Result<Vec<ReportFigure>, DbErr> {
+    let adopted_at = read_sending(tx).await?.adopted_at;
+    let mut figures = read_figures(tx, events(stream, range, adopted_at)).await?;
+    figures.extend(read_folded_events(tx, stream, range, adopted_at).await?);
+    Ok(figures)
 }
 
 /// The condition that a closed report's event is of a stream and in an interval.

@@ -81,9 +81,9 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         | ServerError::TooManyKeys => (Reason::Overloaded, Kind::Overloaded),
         ServerError::TooManyRequests { .. } => (Reason::RateLimited, Kind::Overloaded),
         ServerError::MessageTooSlow(_) => (Reason::MessageTooSlow, Kind::Deadline),
-        ServerError::DatabaseUnavailable(_) | ServerError::KeysUnreadable => {
-            (Reason::DatabaseUnavailable, Kind::Unavailable)
-        }
+        ServerError::DatabaseUnavailable(_)
+        | ServerError::KeysUnreadable
+        | ServerError::ReportsMoving => (Reason::DatabaseUnavailable, Kind::Unavailable),
         ServerError::Unauthenticated => (Reason::Unauthenticated, Kind::Unauthenticated),
         ServerError::PermissionDenied(_) => (Reason::PermissionDenied, Kind::PermissionDenied),
         ServerError::ApiKeyNotFound(_) => (Reason::ApiKeyNotFound, Kind::NotFound),
@@ -192,6 +192,7 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::TooManyKeys,
         ServerError::DatabaseUnavailable(DbErr::Custom(text())),
         ServerError::KeysUnreadable,
+        ServerError::ReportsMoving,
         ServerError::Unauthenticated,
         ServerError::PermissionDenied(Denial::Account),
         ServerError::ApiKeyNotFound(text()),

@@ -12,7 +12,8 @@ mod waiting;
 use std::fmt;
 
 use sea_orm::{
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _},
 };
 
@@ -137,12 +138,7 @@ impl Store {
         stream: &Stream,
         time: Interval,
     ) -> Result<Vec<ReportFigure>> {
-        // If a window contains no whole second, the event's second begins before it.
-        let range = Interval {
-            start: time.start.saturating_sub(SECOND_MS),
-            ..time
-        };
-        self.figures_of_stream(stream, range).await
+        self.figures_of_stream(stream, time_to_compare(time)).await
     }
 
     /// Makes the compared periods of an account due, because one of its invoices changed.
@@ -183,25 +179,42 @@ impl Store {
         &self,
         row: invoice_comparison::Model,
     ) -> Result<PeriodComparison> {
-        use invoice_line::Column as L;
-        let lines = invoice_line::Entity::find()
-            .filter(L::AccountId.eq(&row.account_id))
-            .filter(L::Item.eq(&row.item))
-            .filter(L::PeriodStart.eq(row.period_start))
-            .order_by_asc(L::InvoiceCreated)
-            .order_by_asc(L::Invoice)
-            .all(&self.reader)
-            .await?;
-        let mut invoices: Vec<(String, InvoiceStatus)> = lines
-            .into_iter()
-            .map(|line| (line.invoice, line.invoice_status.into()))
-            .collect();
-        invoices.dedup();
-        Ok(PeriodComparison {
-            invoices,
-            ..row.into()
-        })
+        Ok(with_invoices(&self.reader, row).await?)
     }
+}
+
+/// The times of the meter events that Stripe may bill in an interval.
+pub(super) fn time_to_compare(time: Interval) -> Interval {
+    // If a window contains no whole second, the event's second begins before it.
+    Interval {
+        start: time.start.saturating_sub(SECOND_MS),
+        ..time
+    }
+}
+
+/// A comparison with its invoices.
+pub(super) async fn with_invoices(
+    db: &impl ConnectionTrait,
+    row: invoice_comparison::Model,
+) -> std::result::Result<PeriodComparison, DbErr> {
+    use invoice_line::Column as L;
+    let lines = invoice_line::Entity::find()
+        .filter(L::AccountId.eq(&row.account_id))
+        .filter(L::Item.eq(&row.item))
+        .filter(L::PeriodStart.eq(row.period_start))
+        .order_by_asc(L::InvoiceCreated)
+        .order_by_asc(L::Invoice)
+        .all(db)
+        .await?;
+    let mut invoices: Vec<(String, InvoiceStatus)> = lines
+        .into_iter()
+        .map(|line| (line.invoice, line.invoice_status.into()))
+        .collect();
+    invoices.dedup();
+    Ok(PeriodComparison {
+        invoices,
+        ..row.into()
+    })
 }
 
 /// Makes compared periods due again that contain a time of a stream, because usage was confirmed there late.

@@ -109,10 +109,10 @@ async fn the_limit_counts_reports_too(mut world: World) {
     let mut quantities = Vec::new();
     let mut token = None;
     for _ in 0..2 {
-        let mut args = vec!["explain", "acct", "--at", NOW, "--json", "--limit", "1"];
-        args.push("--without-increments");
+        let mut args = vec!["explain", "acct", "--at", NOW, "--json"];
+        args.extend(["--without-increments", "--limit", "1"]);
         if let Some(token) = &token {
-            args.extend(["--page-token", token]);
+            args.extend(["--page-token", token.as_str()]);
         }
         let page = usagectl(world.endpoint(), &args).await;
         assert_eq!(page.code, 0, "{}", page.err);

@@ -2,6 +2,7 @@
 
 mod increments;
 mod invoices;
+mod limits;
 mod pages;
 mod turns;
 

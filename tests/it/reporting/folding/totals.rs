@@ -93,10 +93,12 @@ async fn reconciled(world: &World) -> Vec<usage_client::ReconciledUsage> {
     rows
 }
 
-/// Asserts that the line of the period that ends at a time consists of folded reports, which name their archive.
-async fn assert_explained(world: &World, folder: &TempDir, end: DateTime<Utc>) {
+/// Asserts that the line of the period that ends at a time consists of folded reports, which name their archive. A row is
+/// found by its id, and the other reports with these ids are not.
+async fn assert_explained(world: &World, folder: &TempDir, end: DateTime<Utc>, ids: &[String]) {
     let period = ExplainInvoice::of_account("acct").period(end - TimeDelta::hours(1), end);
-    let explained = world.client().explain_invoice(period).await.unwrap();
+    let explained = world.client().explain_invoice(period.clone()).await;
+    let explained = explained.unwrap();
     assert_eq!(explained.next_page_token, None);
     let [line] = explained.lines.as_slice() else {
         panic!("{explained:#?}");
@@ -119,6 +121,19 @@ async fn assert_explained(world: &World, folder: &TempDir, end: DateTime<Utc>) {
         assert!(row.increments.is_empty() && row.report.identifier.is_empty());
         assert_eq!(row.report.state, ReportState::Invoiced);
     }
+    let mut found = Vec::new();
+    for id in ids {
+        let one = period.clone().report(id);
+        match world.client().explain_invoice(one).await {
+            Ok(page) => found.extend(page.lines.into_iter().flat_map(|line| line.reports)),
+            Err(error) => {
+                assert_eq!(error.reason(), Some(&Reason::ReportNotFound), "{error}");
+                assert!(error.to_string().contains(&name), "{error}");
+            }
+        }
+    }
+    found.sort_by_key(|row| row.report.window.start);
+    assert_eq!(found, line.reports);
 }
 
 async fn folded_usage_is_reconciled_as_before(mut world: World) {
@@ -147,6 +162,8 @@ async fn folded_usage_is_reconciled_as_before(mut world: World) {
     assert!(before[0].is_equal(), "{before:#?}");
     assert_eq!(before[0].reported, 120);
     let totals = ledger(&world).await;
+    let reports = world.reports("acct").await.into_iter();
+    let ids: Vec<String> = reports.map(|report| report.id).collect();
 
     let_pass(&mut world, AGE + TimeDelta::days(1)).await;
     assert_eq!(world.count_rows(invoiced).await, 0);
@@ -154,7 +171,7 @@ async fn folded_usage_is_reconciled_as_before(mut world: World) {
     assert_eq!(ledger(&world).await, totals);
     let (is_well, printed) = verified(&world, folder.path()).await;
     assert!(is_well, "{printed}");
-    assert_explained(&world, &folder, at(END)).await;
+    assert_explained(&world, &folder, at(END), &ids).await;
     with_stripe(&mut world).await;
     // Compared with its invoices once more, it is equal as before.
     world.wait_until_compared().await;
