@@ -45,8 +45,7 @@ impl Front {
     }
 
     pub(super) async fn answer(self, mut request: Request) -> Result<Response, Infallible> {
-        let path = request.uri().path();
-        let is_method = is_method(path);
+        let is_method = is_method(request.uri().path());
         if let Some(refusal) = self.names.check(&request, is_method).await {
             return Ok(refusal);
         }

@@ -40,24 +40,35 @@ impl LocalNames {
     }
 
     /// The refusal of a request, if it has to be refused.
-    pub(super) async fn check(&self, request: &Request, is_method: bool) -> Option<Response> {
-        let authenticator = self.authenticator.as_ref()?;
-        let path = HttpPath::find(request.uri().path());
-        let is_for_any_name = matches!(
-            path,
-            Some(HttpPath::Live | HttpPath::Ready | HttpPath::StripeWebhooks)
-        );
-        // Browsers always name a host.
-        let host = host_name(request.uri(), request.headers())?;
-        if is_for_any_name || is_local_name(&host) {
-            return None;
-        }
-        match authenticator.lets_anyone_call().await {
-            Ok(false) => None,
-            Ok(true) => Some(refusal(request.headers(), is_method)),
-            Err(error) => Some(super::refusal(&error)),
+    pub(super) fn check(
+        &self,
+        request: &Request,
+        is_method: bool,
+    ) -> impl Future<Output = Option<Response>> + use<> {
+        let asked = self.authenticator.as_ref();
+        let asked = asked.filter(|_| is_by_foreign_name(request)).cloned();
+        let asked = asked.map(|of| (of, RequestContext::of(request.headers())));
+        async move {
+            let (authenticator, context) = asked?;
+            match authenticator.lets_anyone_call().await {
+                Ok(false) => None,
+                Ok(true) => Some(refusal(&context, is_method)),
+                Err(error) => Some(super::refusal(&error)),
+            }
         }
     }
+}
+
+/// Whether a request asks for what is not for everyone by a name that is not one of this machine.
+fn is_by_foreign_name(request: &Request) -> bool {
+    let path = HttpPath::find(request.uri().path());
+    let is_for_everyone = matches!(
+        path,
+        Some(HttpPath::Live | HttpPath::Ready | HttpPath::StripeWebhooks)
+    );
+    // Browsers always name a host.
+    let host = host_name(request.uri(), request.headers());
+    !is_for_everyone && host.is_some_and(|host| !is_local_name(&host))
 }
 
 /// The host that a request asks, with its port.
@@ -70,7 +81,7 @@ pub(crate) fn host_name(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     })
 }
 
-fn refusal(headers: &HeaderMap, is_method: bool) -> Response {
+fn refusal(context: &RequestContext, is_method: bool) -> Response {
     let (kind, text) = if is_method {
         let error = json!({ "code": "failed_precondition", "message": REFUSAL });
         ("application/json", error.to_string())
@@ -79,7 +90,7 @@ fn refusal(headers: &HeaderMap, is_method: bool) -> Response {
     };
     let mut answer = (StatusCode::MISDIRECTED_REQUEST, Body::from(text)).into_response();
     console::protect(&mut answer);
-    let id = RequestContext::of(headers).header();
+    let id = context.header();
     let answer_headers: &mut HeaderMap = answer.headers_mut();
     answer_headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer_headers.extend(id.map(|id| (REQUEST_ID, id)));
