@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn at_most_a_million_parts_are_summed() {
-        let of_hours = |hours| Interval {
+        let of_hours = |hours: i64| Interval {
             start: 7 * HOUR_MS,
             end: (7 + hours) * HOUR_MS,
         };

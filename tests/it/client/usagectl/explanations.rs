@@ -107,7 +107,7 @@ async fn the_limit_counts_reports_too(mut world: World) {
     let earlier = at(NOW) - TimeDelta::hours(2);
     world.count("acct", 5, earlier).await;
     let mut quantities = Vec::new();
-    let mut token = None;
+    let mut token: Option<String> = None;
     for _ in 0..2 {
         let mut args = vec!["explain", "acct", "--at", NOW, "--json"];
         args.extend(["--without-increments", "--limit", "1"]);

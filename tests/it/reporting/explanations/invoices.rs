@@ -209,7 +209,7 @@ async fn a_plan_change_makes_two_lines(mut world: World) {
         // So does its report, among all billing periods.
         let report = found.report.unwrap().id;
         let whole = ExplainInvoice::of_account("acct").period(at(START), at(END));
-        let explained = world.client().explain_invoice(whole.report(&report));
+        let explained = client.explain_invoice(whole.report(&report));
         let explained = explained.await.unwrap();
         let [line] = explained.lines.as_slice() else {
             panic!("{explained:#?}");
