@@ -75,6 +75,16 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
             }
         }
     }
+    assert_all_seen(&seen);
+    for other in ["/console.css", "/console.css?v=0123456789abcdef"] {
+        let styles = browser.get(other).await;
+        assert_eq!(styles.header("cache-control"), "no-cache", "{other}");
+    }
+    world.finish().await;
+}
+
+/// Each kind of page was among those that were seen.
+fn assert_all_seen(seen: &BTreeSet<String>) {
     for page in [
         "/accounts",
         "/account?",
@@ -96,11 +106,6 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
         seen.iter().any(|path| path.contains("compare=yes")),
         "{seen:?}"
     );
-    for other in ["/console.css", "/console.css?v=0123456789abcdef"] {
-        let styles = browser.get(other).await;
-        assert_eq!(styles.header("cache-control"), "no-cache", "{other}");
-    }
-    world.finish().await;
 }
 
 /// The headers of each answer of the console.
