@@ -201,7 +201,7 @@ async fn an_error_carries_the_id_of_its_request() {
     assert!(Uuid::parse_str(error.request_id().unwrap()).is_ok());
     let address = http_address(&process).await;
     let asked =
-        "GET /nothing HTTP/1.1\r\nhost: x\r\nx-request-id: r-9\r\nconnection: close\r\n\r\n";
+        "GET /nothing HTTP/1.1\r\nhost: localhost\r\nx-request-id: r-9\r\nconnection: close\r\n\r\n";
     let answer = String::from_utf8(exchange(&address, asked.as_bytes()).await).unwrap();
     assert!(answer.contains("x-request-id: r-9\r\n"), "{answer}");
     process.kill();
@@ -314,7 +314,7 @@ async fn a_share_of_the_requests_has_a_line() {
         let refused = client.increment("").await.unwrap_err();
         client.increment("acct").await.unwrap();
         let address = http_address(&process).await;
-        let asked = "GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let asked = "GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         exchange(&address, asked.as_bytes()).await;
         // It is logged after the lines of the requests before it.
         client.put_account(PutAccount::free("other")).await.unwrap();

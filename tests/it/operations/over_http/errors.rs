@@ -253,7 +253,7 @@ async fn a_refusal_closes_no_connection_without_saying_so(world: World) {
     let mut closed = 0;
     for length in [2, 20_000] {
         let request = format!(
-            "POST {INCREMENT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+            "POST {INCREMENT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {length}\r\n\r\n{}",
             " ".repeat(length)
         );

@@ -149,7 +149,7 @@ async fn what_is_too_large_is_refused_and_told(world: World) {
 async fn a_request_that_never_ends_is_given_up(world: World) {
     let address = world.http_url().trim_start_matches("http://").to_owned();
     let head = format!(
-        "POST {INCREMENT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "POST {INCREMENT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: 2000000\r\n\r\n{{\"accountId\":"
     );
     let mut open = Vec::new();

@@ -111,7 +111,7 @@ async fn tls_has_http_2_and_http_1(mut world: World) {
     let mut stream = secure.http_handshake(None, b"http/1.1").await;
     let text = increment.to_string();
     let request = format!(
-        "POST {INCREMENT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+        "POST {INCREMENT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{text}",
         text.len()
     );
@@ -167,7 +167,7 @@ async fn a_body_in_chunks_is_read(world: World) {
     let address = world.http_url().trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
-        "POST {INCREMENT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+        "POST {INCREMENT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
          transfer-encoding: chunked\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();

@@ -87,7 +87,7 @@ impl Secure {
 /// The first line of the answer, and all of it.
 async fn get(url: &str, config: ClientConfig, path: &str) -> std::io::Result<(String, String)> {
     let mut stream = handshake(url, config).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut text = String::new();
     within("an answer", stream.read_to_string(&mut text)).await?;
