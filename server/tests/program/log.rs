@@ -200,8 +200,7 @@ async fn an_error_carries_the_id_of_its_request() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(Uuid::parse_str(error.request_id().unwrap()).is_ok());
     let address = http_address(&process).await;
-    let asked =
-        "GET /nothing HTTP/1.1\r\nhost: localhost\r\nx-request-id: r-9\r\nconnection: close\r\n\r\n";
+    let asked = "GET /nothing HTTP/1.1\r\nhost: localhost\r\nx-request-id: r-9\r\nconnection: close\r\n\r\n";
     let answer = String::from_utf8(exchange(&address, asked.as_bytes()).await).unwrap();
     assert!(answer.contains("x-request-id: r-9\r\n"), "{answer}");
     process.kill();
