@@ -115,7 +115,7 @@ impl Other {
                 calls.add(timed_call(&client).await);
                 if calls.len() % 10 == 0 {
                     let request =
-                        b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+                        b"GET /health/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
                     let answer = exchange(&http, request).await;
                     assert!(answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
                 }
@@ -192,7 +192,7 @@ async fn slow_connections_keep_no_one_out_and_are_closed() {
     let http = http_address(&process).await;
     let other = Other::start(&process).await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let head = b"GET /metrics HTTP/1.1\r\nhost: x\r\n";
+    let head = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n";
     let (slow_grpc, slow_http) = tokio::join!(
         trickle(&grpc, b"", preface, GRPC_PLACES + 100),
         trickle(&http, b"", head, HTTP_PLACES + 100),
@@ -214,7 +214,8 @@ async fn slow_bodies_keep_no_one_out_and_are_given_up() {
     let grpc = grpc_address(&process);
     let http = http_address(&process).await;
     let other = Other::start(&process).await;
-    let post = b"POST /webhooks/stripe HTTP/1.1\r\nhost: x\r\nstripe-signature: t=1,v1=00\r\n\
+    let post =
+        b"POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\nstripe-signature: t=1,v1=00\r\n\
         content-length: 1000\r\n\r\n";
     // A frame of a message of 100 bytes.
     let mut increment = PREFACE.to_vec();
@@ -298,7 +299,7 @@ async fn connections_that_fall_silent_are_closed() {
         let _ = closed.await.expect("a closed connection");
         answer
     };
-    let request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+    let request = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let grpc = grpc_address(&process);
     let (answer, _) = tokio::join!(silence(&http, request), silence(&grpc, PREFACE));
     assert!(answer.ends_with(b"live\n"), "{answer:?}");

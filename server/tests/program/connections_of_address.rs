@@ -125,7 +125,8 @@ async fn one_address_cannot_take_all_connections() {
         text.contains("this address has too many connections"),
         "{text}"
     );
-    let refused = exchange_from_greedy(&process, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let refused =
+        exchange_from_greedy(&process, b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let text = String::from_utf8(refused).unwrap();
     assert!(
         text.starts_with("HTTP/1.1 503 Service Unavailable"),
@@ -139,7 +140,7 @@ async fn one_address_cannot_take_all_connections() {
         assert!(next.await.is_err(), "it goes on");
     }
     let http = http_address(&process).await;
-    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let metrics = String::from_utf8(exchange(&http, request).await).unwrap();
     let refused = "usage_connections_refused_total{reason=\"too_many_of_address\"} ";
     let refused = metrics.lines().find_map(|line| line.strip_prefix(refused));

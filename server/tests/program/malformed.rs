@@ -161,7 +161,7 @@ fn message(random: &mut Random) -> Vec<u8> {
 }
 
 fn http_request() -> Vec<u8> {
-    b"POST /webhooks/stripe HTTP/1.1\r\nhost: x\r\nstripe-signature: t=1,v1=00\r\n\
+    b"POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\nstripe-signature: t=1,v1=00\r\n\
       transfer-encoding: chunked\r\n\r\n5\r\n{\"id\"\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n"
         .to_vec()
 }

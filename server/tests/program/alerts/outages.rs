@@ -216,7 +216,7 @@ async fn webhooks_that_are_refused() {
     let address = service.process.http_address().unwrap();
     let body = "{}";
     let request = format!(
-        "POST /webhooks/stripe HTTP/1.1\r\nhost: x\r\nconnection: close\r\nstripe-signature: t=1,v1=00\r\n\
+        "POST /webhooks/stripe HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nstripe-signature: t=1,v1=00\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );

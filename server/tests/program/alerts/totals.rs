@@ -163,7 +163,7 @@ async fn totals_with_units_of_another_sender() {
         now().timestamp()
     );
     let request = format!(
-        "POST /v1/billing/meter_events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        "POST /v1/billing/meter_events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          authorization: Bearer {}\r\ncontent-type: application/x-www-form-urlencoded\r\n\
          content-length: {}\r\n\r\n{body}",
         service.stripe.secret_key(),

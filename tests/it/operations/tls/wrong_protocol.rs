@@ -44,7 +44,11 @@ async fn plain_text_at_a_port_with_tls_is_told_so(mut world: World) {
     };
     assert_tls(&refused, "this port needs TLS: use https://");
     for address in [grpc, http] {
-        let text = answer(address, b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let text = answer(
+            address,
+            b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        )
+        .await;
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
         assert!(
@@ -128,7 +132,7 @@ async fn silent_handshakes_lose_their_places_first(mut world: World) {
     let config = secure.authority.client_config(None, b"http/1.1");
     let mut open = handshake(secure.server.http_url(), config).await.unwrap();
     let mut ask = async || {
-        let request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n";
+        let request = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
         open.write_all(request).await.unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(b"live\n") {
