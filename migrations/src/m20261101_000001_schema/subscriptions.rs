@@ -21,6 +21,7 @@ enum Subscriptions {
     SyncRequestedAt,
     IsCompanion,
     EndRequested,
+    RelinkedFrom,
     CustomerDeletedAt,
 }
 
@@ -83,6 +84,8 @@ async fn create_subscriptions(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
                 .col(boolean(S::IsCompanion).default(false))
                 // Whether its end was requested here.
                 .col(boolean(S::EndRequested).default(false))
+                // Set if an account is linked again after that end.
+                .col(big_integer_null(S::RelinkedFrom))
                 // Set when a sync found that the customer was deleted at Stripe.
                 .col(big_integer_null(S::CustomerDeletedAt))
                 .primary_key(Index::create().col(S::AccountId).col(S::Subscription))

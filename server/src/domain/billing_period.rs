@@ -96,6 +96,8 @@ pub struct InvoicePeriod {
     pub ended_at: Option<Millis>,
     /// Whether that end was requested here.
     pub is_end_requested: bool,
+    /// The time from which an admin linked the account again after that end.
+    pub relinked_from: Option<Millis>,
     /// When the subscription was last synced.
     pub synced_at: Millis,
     /// When a sync found that the customer was deleted at Stripe.
@@ -178,6 +180,7 @@ mod tests {
             subscription: format!("sub_{start}"),
             ended_at: None,
             is_end_requested: false,
+            relinked_from: None,
             synced_at: 0,
             customer_deleted_at: None,
         };

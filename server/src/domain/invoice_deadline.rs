@@ -166,7 +166,7 @@ fn outside_periods(
 ) -> SendDecision {
     let at = usage.billed_at();
     let last = latest(&context.periods, |period| period.interval.end <= at);
-    if last.is_some_and(|last| is_after_requested_end(last, &context.periods)) {
+    if last.is_some_and(|last| is_after_requested_end(at, last, &context.periods)) {
         return SendDecision::NotBillable;
     }
     if context
@@ -198,12 +198,16 @@ fn outside_periods(
     }
 }
 
-/// Whether usage after a period is after an end of its subscription that was requested here.
-fn is_after_requested_end(last: &InvoicePeriod, periods: &[InvoicePeriod]) -> bool {
+/// Whether usage after a period is after an end of its subscription that was requested here. An admin who links the account
+/// again asks to bill it from then on.
+fn is_after_requested_end(at: Millis, last: &InvoicePeriod, periods: &[InvoicePeriod]) -> bool {
     let is_later = |period: &InvoicePeriod| {
         period.subscription == last.subscription && period.interval.start > last.interval.start
     };
-    last.ended_at.is_some() && last.is_end_requested && !periods.iter().any(is_later)
+    last.ended_at.is_some()
+        && last.is_end_requested
+        && last.relinked_from.is_none_or(|from| at < from)
+        && !periods.iter().any(is_later)
 }
 
 /// Decides on usage whose period's invoice is final. A report that extends into the next period, because their boundary

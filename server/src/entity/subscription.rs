@@ -32,6 +32,8 @@ pub(crate) struct Model {
     pub(crate) is_companion: bool,
     /// Whether its end was requested here.
     pub(crate) end_requested: bool,
+    /// After that end, an admin linked the account to the customer again, from this time on.
+    pub(crate) relinked_from: Option<i64>,
     /// When a sync found that its customer was deleted at Stripe.
     pub(crate) customer_deleted_at: Option<i64>,
 }

@@ -2,7 +2,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, Condition, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
     sea_query::{Expr, ExprTrait as _, Func, OnConflict},
 };
 
@@ -30,7 +31,7 @@ use crate::{
         followed_subscriptions::FollowedSubscriptions,
         window::{Interval, Slots},
     },
-    entity::{any_report, billing_period, customer, usage_report::UsageReportState},
+    entity::{any_report, billing_period, customer, subscription, usage_report::UsageReportState},
     error::{Error, Result},
 };
 
@@ -156,6 +157,7 @@ impl Store {
                 .map_or(1, |last| last.version.saturating_add(1));
             insert_link(&tx, &put.account_id, &put.billing, (version, from), now).await?;
             move_customer(&tx, put).await?;
+            record_relink(&tx, put, from, now).await?;
         }
         if let Some(period) = put.current_period {
             upsert_period(&tx, &put.account_id, period, now).await?;
@@ -296,6 +298,36 @@ fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
         given: given.clone(),
         actual,
     })
+}
+
+/// Records that usage from a time on is to be billed although the end of the customer's subscription was requested here
+/// before. An end in the future ends this link as well.
+async fn record_relink(
+    tx: &Transaction,
+    put: &PutAccount,
+    from: Millis,
+    now: Millis,
+) -> std::result::Result<(), DbErr> {
+    use subscription::Column;
+    let Billing::Stripe { customer, .. } = &put.billing else {
+        return Ok(());
+    };
+    let was_ended = Condition::any()
+        .add(Column::EndedAt.lte(now))
+        .add(Column::CancelAt.is_null());
+    let is_earlier = Condition::any()
+        .add(Column::RelinkedFrom.is_null())
+        .add(Column::RelinkedFrom.gt(from));
+    subscription::Entity::update_many()
+        .col_expr(Column::RelinkedFrom, Expr::value(from))
+        .filter(Column::AccountId.eq(&put.account_id))
+        .filter(Column::Customer.eq(customer))
+        .filter(Column::EndRequested.eq(true))
+        .filter(was_ended)
+        .filter(is_earlier)
+        .exec(tx)
+        .await
+        .map(|_| ())
 }
 
 /// Assigns the new customer to the account, and releases the old one. A customer belongs to one account at a time.

@@ -47,6 +47,7 @@ struct PeriodRow {
     status: String,
     ended_at: Option<Millis>,
     end_requested: bool,
+    relinked_from: Option<Millis>,
     synced_at: Millis,
     customer_deleted_at: Option<Millis>,
 }
@@ -173,6 +174,7 @@ pub(super) async fn read_contexts(
                 subscription: row.subscription,
                 ended_at: row.ended_at,
                 is_end_requested: row.end_requested,
+                relinked_from: row.relinked_from,
                 synced_at: row.synced_at,
                 customer_deleted_at: row.customer_deleted_at,
             };
@@ -240,6 +242,7 @@ async fn read_periods(
         .column(subscription::Column::Status)
         .column(subscription::Column::EndedAt)
         .column(subscription::Column::EndRequested)
+        .column(subscription::Column::RelinkedFrom)
         .column(subscription::Column::SyncedAt)
         .column(subscription::Column::CustomerDeletedAt)
         .join(JoinType::InnerJoin, subscription_of_period())

@@ -16,6 +16,7 @@ on_both_engines!(
     another_customer_can_be_billed_for_the_gap,
     an_end_scheduled_at_stripe_is_not_one_requested_here,
     a_requested_end_that_was_taken_back_is_not_one,
+    a_link_after_a_requested_end_bills_from_the_time_that_it_names,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -34,9 +35,13 @@ async fn states(world: &World) -> Vec<(i64, ReportState)> {
 }
 
 async fn wait_until_gap_is(world: &World, state: ReportState) {
+    wait_until_state(world, 100, state).await;
+}
+
+async fn wait_until_state(world: &World, quantity: i64, state: ReportState) {
     world
         .wait_until("a decision on the gap", async || {
-            states(world).await.contains(&(100, state))
+            states(world).await.contains(&(quantity, state))
         })
         .await;
 }
@@ -204,5 +209,44 @@ async fn a_requested_end_that_was_taken_back_is_not_one(mut world: World) {
         })
         .await;
     end_by_hand(&world).await;
+    world.finish().await;
+}
+
+async fn a_link_after_a_requested_end_bills_from_the_time_that_it_names(mut world: World) {
+    let now = at(NOW);
+    world.start_subscribed(now, &[BASIC], at(START)).await;
+    world.count("acct", 4, now - TimeDelta::hours(5)).await;
+    let client = world.client().clone();
+    let cancel = client.cancel_subscription(CancelSubscription::now("acct"));
+    world.while_clock_moves(cancel).await.unwrap();
+    world
+        .wait_until_subscription("acct", |known| known.ended_at.is_some())
+        .await;
+    let later = now + TimeDelta::days(1);
+    world.move_clocks(later).await;
+    world.count("acct", 7, later - TimeDelta::hours(1)).await;
+    world.report_all().await;
+    wait_until_state(&world, 7, ReportState::NotBillable).await;
+    world.count("acct", 100, later).await;
+    world.report_all().await;
+    wait_until_gap_is(&world, ReportState::NotBillable).await;
+
+    let link = PutAccount::stripe("acct", "cus_acct").bill_from(later - TimeDelta::minutes(10));
+    world.client().put_account(link).await.unwrap();
+    wait_until_gap_is(&world, ReportState::Uncharged).await;
+    let (severity, told) = world.doctor_says(None, "reports").await;
+    assert_eq!(severity, Severity::Bad, "{told}");
+    let told_of = "uncharged: 1 reports, 100 units, of acct";
+    assert!(told.contains(told_of), "{told}");
+    assert_eq!(world.usage("acct").await, (111, 4, 100, 7));
+
+    subscribe_again(&world, "cus_acct", Some(later - TimeDelta::minutes(10))).await;
+    world.move_clocks(later + TimeDelta::minutes(1)).await;
+    world
+        .wait_until("the gap at Stripe", async || {
+            world.stripe_total("cus_acct", "api_calls").await == 104
+        })
+        .await;
+    assert_eq!(world.usage("acct").await, (111, 104, 0, 7));
     world.finish().await;
 }

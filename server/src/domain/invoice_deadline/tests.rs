@@ -50,6 +50,7 @@ fn period() -> impl Strategy<Value = InvoicePeriod> {
                     subscription: "sub".to_owned(),
                     ended_at: has_ended.then_some(end),
                     is_end_requested,
+                    relinked_from: None,
                     synced_at,
                     customer_deleted_at: is_deleted.then_some(end),
                 }
@@ -207,12 +208,13 @@ proptest! {
     #[test]
     fn the_cause_of_an_end_decides_on_usage_after_it(
         usage in usage(), late in late_usage(), period in period(), now in time(),
-        is_end_requested: bool,
+        is_end_requested: bool, relinked_from in proptest::option::of(time()),
     ) {
         let end = period.interval.end;
         let ended = InvoicePeriod {
             ended_at: Some(end),
             is_end_requested,
+            relinked_from,
             customer_deleted_at: None,
             ..period
         };
@@ -220,7 +222,8 @@ proptest! {
         let until = now + UNCHARGED_WAIT_MS;
         let held = SendDecision::Uncharged { until, sync: None };
         if usage.billed_at() >= end {
-            let expected = if is_end_requested { SendDecision::NotBillable } else { held };
+            let is_billed_again = relinked_from.is_some_and(|from| from <= usage.billed_at());
+            let expected = if is_end_requested && !is_billed_again { SendDecision::NotBillable } else { held };
             prop_assert_eq!(decide(usage, &context, late, now), expected);
             // What another subscription of the customer charges is charged all the same.
             let other = InvoicePeriod {
@@ -279,6 +282,7 @@ fn usage_should_be_sent_by_the_end_of_its_draft() {
         subscription: "sub".to_owned(),
         ended_at: None,
         is_end_requested: false,
+        relinked_from: None,
         synced_at: 0,
         customer_deleted_at: None,
     };

@@ -273,6 +273,7 @@ async fn upsert_subscription(
         sync_requested_at: Set(None),
         is_companion: Set(is_companion),
         end_requested: Set(was_requested && !is_end_taken_back(snapshot)),
+        relinked_from: Set(None),
         customer_deleted_at: Set(None),
     };
     let mut same = OnConflict::columns([Column::AccountId, Column::Subscription]);

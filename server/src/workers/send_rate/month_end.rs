@@ -64,6 +64,7 @@ fn context(end: Millis) -> BillingContext {
             subscription: "sub".to_owned(),
             ended_at: None,
             is_end_requested: false,
+            relinked_from: None,
             synced_at: END,
             customer_deleted_at: None,
         }],
