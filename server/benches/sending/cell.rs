@@ -6,6 +6,7 @@ use fake_stripe::{Control, FakeStripe, Settings, StoredEvent};
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use usage_client::UsageClient;
+use usage_server::Listeners;
 
 use crate::{
     support::{engines::Database, service},
@@ -126,7 +127,7 @@ impl Server {
         let token = shutdown.clone();
         let serving = runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("a socket");
-            service::run(listener, config, token).await;
+            service::run(Listeners::grpc_only(listener), config, token).await;
         });
         Self {
             runtime,

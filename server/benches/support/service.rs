@@ -1,7 +1,7 @@
 //! The service with the flags of a benchmark.
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, builder::Resettable};
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use usage_server::{
     Listeners,
@@ -32,9 +32,8 @@ pub(crate) fn config(database: &Database, flags: &[String]) -> Config {
         .config
 }
 
-/// Serves on a bound socket until the shutdown.
-pub(crate) async fn run(listener: TcpListener, config: Config, shutdown: CancellationToken) {
-    let listeners = Listeners::grpc_only(listener);
+/// Serves on bound sockets until the shutdown.
+pub(crate) async fn run(listeners: Listeners, config: Config, shutdown: CancellationToken) {
     serve(listeners, config, Clock::system(), shutdown)
         .await
         .expect("a service that runs");

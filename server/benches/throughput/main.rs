@@ -26,6 +26,7 @@ mod load;
 mod memory;
 mod naive;
 mod options;
+mod pages;
 mod reading;
 mod servers;
 mod stored;
@@ -162,6 +163,10 @@ fn others<'a>(
         (
             reading::name(engine),
             Box::new(move |database| reading::measure(engine, database, duration, accounts)),
+        ),
+        (
+            pages::name(engine),
+            Box::new(move |database| pages::measure(engine, database, duration, accounts)),
         ),
         (
             memory::name(engine),

@@ -14,7 +14,7 @@ use usage_proto::v1::{
     self,
     usage_service_server::{UsageService, UsageServiceServer},
 };
-use usage_server::store::Store;
+use usage_server::{Listeners, store::Store};
 
 use crate::{
     naive::Naive,
@@ -84,13 +84,33 @@ impl Running {
     /// Starts the service with flags.
     pub(crate) fn start_ours(database: Database, flags: &[String]) -> Self {
         let runtime = Runtime::new().expect("a runtime");
-        let listener = runtime
-            .block_on(TcpListener::bind("127.0.0.1:0"))
-            .expect("a port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let (listener, _) = bind(&runtime);
+        Self::start_on(runtime, Listeners::grpc_only(listener), database, flags)
+    }
+
+    /// Starts the service with flags and its pages. Returns where they are too.
+    pub(crate) fn start_with_pages(database: Database, flags: &[String]) -> (Self, String) {
+        let runtime = Runtime::new().expect("a runtime");
+        let (listener, _) = bind(&runtime);
+        let (http, pages) = bind(&runtime);
+        let listeners = Listeners {
+            http: Some(http),
+            ..Listeners::grpc_only(listener)
+        };
+        (Self::start_on(runtime, listeners, database, flags), pages)
+    }
+
+    fn start_on(
+        runtime: Runtime,
+        listeners: Listeners,
+        database: Database,
+        flags: &[String],
+    ) -> Self {
+        let address = listeners.grpc.local_addr().expect("an address");
+        let endpoint = format!("http://{address}");
         let shutdown = CancellationToken::new();
         let config = service::config(&database, flags);
-        let serving = runtime.spawn(service::run(listener, config, shutdown.clone()));
+        let serving = runtime.spawn(service::run(listeners, config, shutdown.clone()));
         Self {
             runtime,
             endpoint,
@@ -115,6 +135,14 @@ impl Running {
             }
         });
     }
+}
+
+/// A free port, and its address.
+fn bind(runtime: &Runtime) -> (TcpListener, String) {
+    let bound = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
+    let listener = bound.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    (listener, format!("http://{address}"))
 }
 
 /// The database of a stopped server must contain exactly the acknowledged increments.
