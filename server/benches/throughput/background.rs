@@ -19,6 +19,9 @@ use crate::load::{Accounts, WARM_UP, Work};
 /// Connections that the calls are spread over.
 const CONNECTIONS: usize = 4;
 
+/// Calls that a limited load may make at once.
+const BURST: NonZeroU32 = NonZeroU32::new(128).unwrap();
+
 /// Runs a load in a runtime of its own.
 pub(crate) fn run<T>(load: impl Future<Output = T>) -> T {
     Runtime::new().expect("a runtime").block_on(load)
@@ -39,7 +42,11 @@ impl Background {
             clients.push(UsageClient::connect(endpoint).await.expect("a connection"));
         }
         let (counted, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        let limit = per_sec.map(|rate| Arc::new(RateLimiter::direct(Quota::per_second(rate))));
+        // A burst of a whole second would hide what a short measurement costs.
+        let limit = per_sec.map(|rate| {
+            let quota = Quota::per_second(rate).allow_burst(BURST.min(rate));
+            Arc::new(RateLimiter::direct(quota))
+        });
         let mut callers = JoinSet::new();
         for (client, seed) in clients.iter().cycle().take(work.in_flight()).zip(1..) {
             let caller = Caller {
