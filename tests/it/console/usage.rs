@@ -41,7 +41,7 @@ async fn the_usage_of_all_accounts_is_shown_beside_each_other(world: World) {
     page.assert_shows(200, "Counted Reported Confirmed Invoiced");
     // Counted, reported, confirmed, invoiced, waiting, to decide, never billed, accounts.
     page.assert_shows(200, "api_calls ( call ) 84 70 0 0 14 0 0 2");
-    page.assert_shows(200, "tokens 3 0 0 0 3 0 0 1");
+    page.assert_shows(200, "tokens ( token ) 3 0 0 0 3 0 0 1");
     page.assert_shows(200, "acct 75 Show gratis 9 Show");
     let bar = hours_ago(30).format("%Y-%m-%d %H:%M");
     assert!(
@@ -58,7 +58,7 @@ async fn the_usage_of_all_accounts_is_shown_beside_each_other(world: World) {
     let one = browser
         .get(&format!("/usage?{period}&meter=tokens&prefix=ac"))
         .await;
-    one.assert_shows(200, "tokens 3 0 0 0 3 0 0 1");
+    one.assert_shows(200, "tokens ( token ) 3 0 0 0 3 0 0 1");
     one.assert_shows(200, "Accounts with usage of tokens");
     assert!(!one.text.contains("gratis"));
     // In another zone, steps begin at its days.
