@@ -154,7 +154,7 @@ fn charged(lines: &[InvoiceLine], name: &str) -> Markup {
 }
 
 fn reports(line: &ExplainedLine, name: &str) -> Markup {
-    let quantities = line.reports.iter().map(|one| quantity_of(one));
+    let quantities = line.reports.iter().map(quantity_of);
     let sum = quantities.fold(0, i64::saturating_add);
     html! {
         div .scroll tabindex="0" role="region" aria-label={ "Reports of " (name) } {

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use fake_stripe::Fault;
 use usage_client::{Increment, ReportState};
 
-use super::{Browser, keys};
+use super::{Answer, Browser, keys};
 use crate::support::world::{
     World, at,
     billing::{BASIC, TOKENS},
@@ -43,11 +43,6 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     found.assert_shows(200, "Meter api_calls");
     found.assert_shows(200, "Quantity 120");
     found.assert_shows(200, "State invoiced");
-    let link = |page: &str, start: &str| {
-        let links = page.split("href=\"").skip(1);
-        let mut links = links.map(|rest| rest.split('"').next().unwrap().replace("&amp;", "&"));
-        links.find(|link| link.starts_with(start))
-    };
     let of_report = link(&found.text, "/invoice?account=acct&start=").unwrap();
     let of_invoice = link(&found.text, "/invoice?account=acct&invoice=").unwrap();
 
@@ -79,7 +74,19 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     assert!(json.text.contains("\"reported\":\"125\""), "{}", json.text);
     let csv = link(&page.text, "/invoice?account=acct&invoice=in_").unwrap();
     let csv = format!("{}&as=csv", csv.split("&as=").next().unwrap());
-    let csv = browser.get(&csv).await;
+    assert_rows(&browser.get(&csv).await);
+    world.finish().await;
+}
+
+/// The first address on a page that begins with a text.
+fn link(page: &str, start: &str) -> Option<String> {
+    let links = page.split("href=\"").skip(1);
+    let mut links = links.map(|rest| rest.split('"').next().unwrap().replace("&amp;", "&"));
+    links.find(|link| link.starts_with(start))
+}
+
+/// The invoice as CSV: a keyed and a keyless part of one report, and a line without any.
+fn assert_rows(csv: &Answer) {
     assert_eq!(csv.header("content-type"), "text/csv; charset=utf-8");
     assert_eq!(csv.header("x-content-type-options"), "nosniff");
     let rows: Vec<Vec<&str>> = csv
@@ -99,7 +106,6 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     assert_eq!(rows[3][place("key")], KEY);
     assert_eq!(rows[3][place("quantity")], "120");
     assert_eq!(rows[4][place("quantity")], "5");
-    world.finish().await;
 }
 
 async fn what_is_not_known_is_said_on_the_page(world: World) {
