@@ -304,6 +304,7 @@ impl ListAccounts {
             page_token: self.page_token,
             stripe_customer: self.stripe_customer,
             include_counted: self.include_counted,
+            include_usage: false,
         }
     }
 }

@@ -1,29 +1,29 @@
-//! `/account`: all of one account: its link, subscription and periods, usage, reports and their way to Stripe, and, on demand,
-//! what Stripe and its invoices have of it.
+//! `/account`: all of one account: its link, subscription and periods, usage with what happened meanwhile, reports and their way
+//! to Stripe, corrections and decisions, for admins who did what, and, on demand, what Stripe and its invoices have of it.
 
 use chrono_tz::Tz;
 use maud::{Markup, html};
 use prost_types::Timestamp;
 use serde_json::json;
 use usage_proto::v1::{
-    GetAccountRequest, GetRequest, GetResponse, Granularity, ListReportsRequest, MeterUsage,
-    Period, Quantities, ReconcileRequest, ReconciledUsage, UsagePoint,
+    GetAccountRequest, GetRequest, GetResponse, Granularity, MeterUsage, Period, Quantities,
+    ReconcileRequest, ReconciledUsage, UsagePoint,
 };
 
 use super::{
+    account_history::History,
     account_parts::{comparison, link, subscription},
+    account_periods,
     calls::Failure,
     chart::{self, MAX_POINTS},
-    html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time, url},
+    html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time},
     layout::{self, Page},
     query::Query,
-    reports,
+    time_line::TimeLine,
     visitor::Visitor,
 };
 use crate::domain::{http_paths::HttpPath, period::parse_zone, violation::quoted};
 
-/// The newest reports that are shown.
-const REPORTS: i32 = 20;
 /// The time whose billing periods are compared: the current one and those of the last three months.
 const COMPARED_SECS: i64 = 100 * 24 * 3_600;
 /// The steps that usage can be divided into: as the address has them, for people, and how a step is written.
@@ -42,17 +42,10 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let account = GetAccountRequest {
         account_id: id.clone(),
     };
-    let reports = ListReportsRequest {
-        account_id: id.clone(),
-        page_size: REPORTS,
-        meter: query.text("meter"),
-        ..ListReportsRequest::default()
-    };
-    let usage = usage(visitor, &id);
-    let (account, reports, usage) = tokio::join!(
+    let (account, history, usage) = tokio::join!(
         calls.get_account(account),
-        calls.list_reports(reports),
-        usage
+        History::read(visitor, &id),
+        usage(visitor, &id),
     );
     let (account, denied) = match account {
         // It is counted without a link too.
@@ -63,6 +56,9 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     };
     let now = usage.as_ref().ok().and_then(|usage| usage.as_of);
     let compared = compared(visitor, &id, now).await;
+    let zone = zone(query).unwrap_or(Tz::UTC);
+    let periods = account_periods::read(visitor, &id, account.as_ref(), zone).await;
+    let time_line = history.time_line(account.as_ref());
     let content = html! {
         h1 { "Account " bdi .id { (id) } }
         @match &denied {
@@ -70,31 +66,14 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
             Some(failure) => (layout::reason(failure)),
         }
         @if let Some(synced) = account.as_ref().and_then(|account| account.subscription.as_ref()) {
-            (subscription(synced))
+            (subscription(synced, &id))
         }
+        (account_periods::part(&periods, &id, query.get("meter"), query.get("tz")))
         h2 #usage { "Usage" }
         (steps(query))
-        (or_reason(&usage, |usage| shown_usage(usage, query)))
-        h2 { "Reports" }
-        (or_reason(&reports, |page| html! {
-            @if page.reports.is_empty() {
-                p { "There is none." }
-            } @else {
-                (reports::table(&page.reports, "The newest reports"))
-            }
-            p .more {
-                a href=(url(HttpPath::ConsoleReports, &[("account", &id)])) { "All reports" }
-                a href=(url(HttpPath::ConsoleReports, &[("account", &id), ("state", "needs_decision")])) { "Those that need a decision" }
-            }
-        }))
-        h2 #compared { "Stripe and invoices" }
-        @match &compared {
-            None => p { a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("compare", "yes")])) "#compared" } { "Compare with Stripe's totals and invoices" } " (it asks Stripe, which takes seconds)" },
-            Some(found) => (or_reason(found, |(rows, json)| html! {
-                (comparison(rows))
-                p .more { a href=(json) { "The comparison as JSON" } }
-            })),
-        }
+        (or_reason(&usage, |usage| shown_usage(usage, query, &time_line)))
+        (history.part(&id))
+        (comparison_part(compared.as_ref(), query))
         @if account.is_some() {
             p .more { a href=(json_url("AccountService/GetAccount", &json!({ "accountId": id }))) { "The account as JSON" } }
         }
@@ -102,12 +81,23 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     Ok(Page::new(format!("Account {id}"), content))
 }
 
+type Compared = Result<(Vec<ReconciledUsage>, String), Failure>;
+
+fn comparison_part(compared: Option<&Compared>, query: &Query) -> Markup {
+    html! {
+        h2 #compared { "Stripe and invoices" }
+        @match compared {
+            None => p { a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("compare", "yes")])) "#compared" } { "Compare with Stripe's totals and invoices" } " (it asks Stripe, which takes seconds)" },
+            Some(found) => (or_reason(found, |(rows, json)| html! {
+                (comparison(rows))
+                p .more { a href=(json) { "The comparison as JSON" } }
+            })),
+        }
+    }
+}
+
 /// The comparison, if the address asks for it, and where its JSON is.
-async fn compared(
-    visitor: &Visitor,
-    id: &str,
-    now: Option<Timestamp>,
-) -> Option<Result<(Vec<ReconciledUsage>, String), Failure>> {
+async fn compared(visitor: &Visitor, id: &str, now: Option<Timestamp>) -> Option<Compared> {
     // Links of other sites ask Stripe nothing.
     if visitor.query.get("compare").is_empty() || !visitor.is_own_request {
         return None;
@@ -134,7 +124,7 @@ async fn compared(
     Some(page.map(|page| (page.rows, json_url("UsageService/Reconcile", &json))))
 }
 
-fn step(query: &Query) -> Result<(Granularity, &'static str), Failure> {
+pub(super) fn step(query: &Query) -> Result<(Granularity, &'static str), Failure> {
     let wanted = query.get("by");
     let known = STEPS.iter().find(|(name, ..)| *name == wanted);
     match known {
@@ -147,7 +137,7 @@ fn step(query: &Query) -> Result<(Granularity, &'static str), Failure> {
     }
 }
 
-fn zone(query: &Query) -> Result<Tz, Failure> {
+pub(super) fn zone(query: &Query) -> Result<Tz, Failure> {
     parse_zone(query.get("tz")).map_err(|violation| Failure::invalid(violation.message))
 }
 
@@ -171,8 +161,13 @@ async fn usage(visitor: &Visitor, id: &str) -> Result<GetResponse, Failure> {
     visitor.calls.get(request).await
 }
 
+/// The steps as the choices of a form.
+pub(super) fn steps_of() -> [(&'static str, String); 3] {
+    STEPS.map(|(name, words, ..)| (name, words.to_owned()))
+}
+
 fn steps(query: &Query) -> Markup {
-    let values = STEPS.map(|(name, words, ..)| (name, words.to_owned()));
+    let values = steps_of();
     html! {
         form .filters method="get" action={ (HttpPath::ConsoleAccount.name()) "#usage" } {
             input type="hidden" name="id" value=(query.get("id"));
@@ -186,11 +181,12 @@ fn steps(query: &Query) -> Markup {
     }
 }
 
-fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
+fn shown_usage(usage: &GetResponse, query: &Query, time_line: &TimeLine) -> Markup {
     let (Ok(zone), Ok((granularity, format))) = (zone(query), step(query)) else {
         return html! {};
     };
     let period = usage.period.unwrap_or_default();
+    let marks = time_line.marks(period);
     let json = json!({
         "accountId": usage.account_id,
         "meter": query.get("meter"),
@@ -202,7 +198,7 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
         "timeZone": usage.time_zone,
     });
     html! {
-        p { "From " (time(period.start)) " to " (time(period.end)) " UTC, in steps of the time zone " bdi { (usage.time_zone) } "." }
+        p { "From " (time(period.start)) " to " (time(period.end)) " UTC, in steps of the time zone " bdi { (usage.time_zone) } ", as of " (time(usage.as_of)) "." }
         (totals(usage))
         (chart::legend())
         @for (meter, has_room) in with_room(&usage.meters) {
@@ -215,10 +211,11 @@ fn shown_usage(usage: &GetResponse, query: &Query) -> Markup {
                 p .note { "The charts above have as many steps as a page shows: choose longer ones, a shorter time, or " a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("meter", &meter.meter)])) "#usage" } { "this meter alone" } "." }
             } @else {
                 @let name = format!("Usage of {}", meter.meter);
-                (chart::bars(&meter.points, &name, zone, format))
+                (chart::bars(&meter.points, &name, zone, format, &marks))
                 (points(&meter.points, &meter.meter, zone, format))
             }
         }
+        (time_line.table(period))
         p .more { a href=(json_url("UsageService/Get", &json)) { "The usage as JSON" } }
     }
 }

@@ -6,7 +6,10 @@ use usage_proto::v1::{
     Subscription, account::Billing,
 };
 
-use super::html::{foreign, grouped, rfc3339, state, time, words};
+use super::{
+    html::{foreign, grouped, rfc3339, state, time, words},
+    invoice_parts::url_of_invoice,
+};
 
 /// Billing periods that are shown, the newest ones.
 const MAX_PERIODS: usize = 20;
@@ -34,7 +37,7 @@ pub(super) fn link(account: Option<&Account>) -> Markup {
     }
 }
 
-pub(super) fn subscription(synced: &Subscription) -> Markup {
+pub(super) fn subscription(synced: &Subscription, account: &str) -> Markup {
     html! {
         h2 { "Subscription" }
         dl {
@@ -45,11 +48,11 @@ pub(super) fn subscription(synced: &Subscription) -> Markup {
             @if synced.ended_at.is_some() { dt { "Ended at" } dd { (time(synced.ended_at)) } }
             dt { "Read from Stripe" } dd { (time(synced.synced_at)) }
         }
-        @if !synced.periods.is_empty() { (periods(&synced.periods)) }
+        @if !synced.periods.is_empty() { (periods(&synced.periods, account)) }
     }
 }
 
-fn periods(periods: &[BillingPeriod]) -> Markup {
+fn periods(periods: &[BillingPeriod], account: &str) -> Markup {
     html! {
         div .scroll tabindex="0" role="region" aria-label="Billing periods" {
             table {
@@ -77,7 +80,7 @@ fn periods(periods: &[BillingPeriod]) -> Markup {
                                     InvoiceState::Final => "final ",
                                     InvoiceState::Unspecified => "not read yet ",
                                 }
-                                @if !one.invoice.is_empty() { (foreign(&one.invoice)) }
+                                @if !one.invoice.is_empty() { a href=(url_of_invoice(account, &one.invoice)) { bdi .id { (one.invoice) } } }
                             }
                         }
                     }
@@ -163,7 +166,7 @@ fn invoice(one: &InvoiceComparison) -> Markup {
             td { span class=(class) { (words(one.finding().as_str_name(), "INVOICE_FINDING_")) } }
             td .number { (grouped(one.reported)) }
             td .number { @match one.invoiced { Some(invoiced) => (grouped(invoiced)), None => "–" } }
-            td { @for invoice in &one.invoices { bdi .id { (invoice.id) } " (" bdi { (invoice.status) } ") " } }
+            td { @for invoice in &one.invoices { a href=(url_of_invoice("", &invoice.id)) { bdi .id { (invoice.id) } } " (" bdi { (invoice.status) } ") " } }
             td {
                 @if let Some(known) = &one.acknowledged {
                     (time(known.acknowledged_at)) " " (foreign(&known.requested_by)) ": " (foreign(&known.reason))

@@ -1,12 +1,16 @@
-//! `/accounts`: the accounts, all of them or those whose id begins with a text, and those of a Stripe customer.
+//! `/accounts`: the accounts with their recent usage, all of them or those whose id begins with a text, and those of a Stripe customer.
 
 use maud::{Markup, html};
 use serde_json::json;
-use usage_proto::v1::{Account, ListAccountsRequest, ListAccountsResponse, account::Billing};
+use usage_proto::v1::{
+    Account, BillingPeriod, ListAccountsRequest, ListAccountsResponse, RecentUsage,
+    account::Billing,
+};
 
 use super::{
     calls::Failure,
-    html::{ROWS, account_link, field, foreign, json_url, more_named, time},
+    chart,
+    html::{ROWS, account_link, field, foreign, grouped, json_url, more_named, time},
     layout::Page,
     visitor::Visitor,
 };
@@ -15,6 +19,8 @@ use crate::{
     rpc::accounts_from,
 };
 
+/// The meters of one account that are shown.
+const MAX_METERS: usize = 3;
 /// What the id of a Stripe customer begins with.
 const CUSTOMER: &str = "cus_";
 
@@ -39,6 +45,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         if visitor.query.get("page").is_empty() {
             let found = visitor.calls.list_accounts(request.clone()).await?;
             add(&mut page, found.accounts);
+            page.usage.extend(found.usage);
         }
         links.push((json_of(&request), "Accounts of the Stripe customer as JSON"));
     }
@@ -65,6 +72,7 @@ fn of_customer(wanted: &str) -> Option<ListAccountsRequest> {
     let is_customer = wanted.starts_with(CUSTOMER) && wanted.bytes().all(is_part);
     is_customer.then(|| ListAccountsRequest {
         page_size: ROWS,
+        include_usage: true,
         stripe_customer: wanted.to_owned(),
         ..ListAccountsRequest::default()
     })
@@ -76,6 +84,7 @@ fn json_of(request: &ListAccountsRequest) -> String {
         "pageToken": request.page_token,
         "stripeCustomer": request.stripe_customer,
         "includeCounted": request.include_counted,
+        "includeUsage": request.include_usage,
     });
     json_url("AccountService/ListAccounts", &json)
 }
@@ -97,6 +106,7 @@ fn request(wanted: &str, token: &str) -> Option<ListAccountsRequest> {
         page_token: token.to_owned(),
         stripe_customer: String::new(),
         include_counted: true,
+        include_usage: true,
     };
     if token.is_empty() && !wanted.is_empty() {
         // Ids are listed in their order, so those with a beginning follow each other.
@@ -128,7 +138,7 @@ fn table(page: &ListAccountsResponse) -> Markup {
     html! {
         div .scroll tabindex="0" role="region" aria-label="Accounts" {
             table {
-                caption { "Accounts by id" }
+                caption { "Accounts by id, with the usage of the present period to date, of the last one, and of the last 30 days in UTC" }
                 thead {
                     tr {
                         th scope="col" { "Account" }
@@ -136,16 +146,55 @@ fn table(page: &ListAccountsResponse) -> Markup {
                         th scope="col" { "Stripe customer" }
                         th scope="col" { "Subscription" }
                         th scope="col" { "Status" }
+                        th scope="col" { "Plan" }
+                        th scope="col" { "Now" }
+                        th scope="col" { "Last period" }
+                        th scope="col" { "30 days" }
                         th scope="col" { "Since" }
                     }
                 }
-                tbody { @for (id, account) in accounts { (row(id, account)) } }
+                tbody { @for (id, account) in accounts { (row(id, account, &usage_of(page, id))) } }
             }
         }
     }
 }
 
-fn row(id: &str, account: Option<&Account>) -> Markup {
+/// The usage of an account on the page, of each meter once.
+fn usage_of<'a>(page: &'a ListAccountsResponse, id: &str) -> Vec<&'a RecentUsage> {
+    let own = page.usage.iter().filter(|usage| usage.account_id == id);
+    let mut own: Vec<_> = own.collect();
+    own.sort_by(|one, other| one.meter.cmp(&other.meter));
+    own.dedup_by(|one, other| one.meter == other.meter);
+    own
+}
+
+/// The prices that charge the account at a time, or in its newest periods.
+fn prices(account: Option<&Account>) -> Vec<&str> {
+    let synced = account.and_then(|account| account.subscription.as_ref());
+    let periods = synced.map_or(&[][..], |synced| &synced.periods);
+    let end = |one: &BillingPeriod| {
+        let end = one.period.and_then(|period| period.end);
+        end.map(|end| (end.seconds, end.nanos))
+    };
+    let newest = periods.iter().map(end).max();
+    let of_newest = periods.iter().filter(|one| Some(end(one)) == newest);
+    let mut prices: Vec<&str> = of_newest.map(|one| one.price.as_str()).collect();
+    prices.sort_unstable();
+    prices.dedup();
+    prices
+}
+
+fn figures(usage: &[&RecentUsage], figure: impl Fn(&RecentUsage) -> Option<i64>) -> Markup {
+    html! {
+        @if usage.is_empty() { span .faint { "–" } }
+        @for one in usage.iter().take(MAX_METERS) {
+            div { (foreign(&one.meter)) " " @match figure(one) { Some(figure) => (grouped(figure)), None => span .faint { "–" } } }
+        }
+        @if usage.len() > MAX_METERS { div { "and " (usage.len().saturating_sub(MAX_METERS)) " more" } }
+    }
+}
+
+fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
     let customer = account.and_then(|account| match &account.billing {
         Some(Billing::Stripe(stripe)) => Some(stripe.customer.as_str()),
         _ => None,
@@ -163,6 +212,15 @@ fn row(id: &str, account: Option<&Account>) -> Markup {
             td { (foreign(customer.unwrap_or_default())) }
             td { (foreign(synced.map_or("", |synced| &synced.subscription))) }
             td { (foreign(synced.map_or("", |synced| &synced.status))) }
+            td { @for price in prices(account) { div { (foreign(price)) } } }
+            td { (figures(usage, |one| one.quantity)) }
+            td { (figures(usage, |one| one.previous_quantity)) }
+            td {
+                @for one in usage.iter().take(MAX_METERS) {
+                    @let name = format!("{} of {id}, {} in 30 days", one.meter, grouped(one.days.iter().copied().fold(0, i64::saturating_add)));
+                    (chart::sparkline(&one.days, &name))
+                }
+            }
             td { (time(account.and_then(|account| account.valid_from))) }
         }
     }

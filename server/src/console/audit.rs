@@ -51,7 +51,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     Ok(Page::new("Audit", content))
 }
 
-fn table(entries: &[AuditEntry]) -> Markup {
+pub(super) fn table(entries: &[AuditEntry]) -> Markup {
     html! {
         div .scroll tabindex="0" role="region" aria-label="Audit entries" {
             table {

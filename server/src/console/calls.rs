@@ -17,10 +17,12 @@ use tonic_types::StatusExt as _;
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
 use usage_proto::v1::{
-    DoctorRequest, DoctorResponse, GetAccountRequest, GetAccountResponse, GetRequest, GetResponse,
-    ListAccountsRequest, ListAccountsResponse, ListAuditEntriesRequest, ListAuditEntriesResponse,
-    ListKeysRequest, ListKeysResponse, ListReportsRequest, ListReportsResponse, ListRunsRequest,
-    ListRunsResponse, ReconcileRequest, ReconcileResponse,
+    DoctorRequest, DoctorResponse, ExplainInvoiceRequest, ExplainInvoiceResponse,
+    FindIncrementRequest, FindIncrementResponse, GetAccountRequest, GetAccountResponse, GetRequest,
+    GetResponse, GetSummaryRequest, GetSummaryResponse, ListAccountsRequest, ListAccountsResponse,
+    ListAuditEntriesRequest, ListAuditEntriesResponse, ListKeysRequest, ListKeysResponse,
+    ListReportsRequest, ListReportsResponse, ListRunsRequest, ListRunsResponse, ListUsageRequest,
+    ListUsageResponse, ReconcileRequest, ReconcileResponse,
     access_service_client::AccessServiceClient, account_service_client::AccountServiceClient,
     operations_service_client::OperationsServiceClient, usage_service_client::UsageServiceClient,
 };
@@ -178,6 +180,10 @@ impl Calls {
 
     call!(get: UsageServiceClient, GetRequest => GetResponse, TIMEOUT);
     call!(list_reports: UsageServiceClient, ListReportsRequest => ListReportsResponse, TIMEOUT);
+    call!(get_summary: UsageServiceClient, GetSummaryRequest => GetSummaryResponse, LONG_TIMEOUT);
+    call!(list_usage: UsageServiceClient, ListUsageRequest => ListUsageResponse, LONG_TIMEOUT);
+    call!(find_increment: UsageServiceClient, FindIncrementRequest => FindIncrementResponse, TIMEOUT);
+    call!(explain_invoice: UsageServiceClient, ExplainInvoiceRequest => ExplainInvoiceResponse, TIMEOUT);
     call!(reconcile: UsageServiceClient, ReconcileRequest => ReconcileResponse, LONG_TIMEOUT);
     call!(get_account: AccountServiceClient, GetAccountRequest => GetAccountResponse, TIMEOUT);
     call!(list_accounts: AccountServiceClient, ListAccountsRequest => ListAccountsResponse, TIMEOUT);

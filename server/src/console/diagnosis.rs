@@ -1,22 +1,29 @@
 //! What `doctor` finds, for the first page: remembered for some seconds, because it asks Stripe, and everyone who opens the
 //! console sees the first page.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use usage_proto::v1::{DoctorRequest, DoctorResponse};
 
-use super::{calls::Failure, visitor::Visitor};
+use super::{
+    calls::Failure,
+    kept::{Ages, Found, Kept},
+    visitor::Visitor,
+};
 
-/// How long it is shown again.
-const YOUNG: Duration = Duration::from_secs(15);
-/// How long the first page waits for it.
-const WAIT_LIMIT: Duration = Duration::from_secs(5);
+const AGES: Ages = Ages {
+    young: Duration::from_secs(15),
+    shown: Duration::from_mins(5),
+    wait: Duration::from_secs(5),
+};
 
-#[derive(Default)]
-pub(super) struct Diagnosis(Mutex<Option<(Instant, DoctorResponse)>>);
+pub(super) struct Diagnosis(Kept<DoctorResponse>);
+
+impl Default for Diagnosis {
+    fn default() -> Self {
+        Self(Kept::new(AGES))
+    }
+}
 
 impl Diagnosis {
     /// What was found; none if it takes longer than a page waits. It goes on, and the next page shows it.
@@ -24,34 +31,16 @@ impl Diagnosis {
     /// # Errors
     /// The visitor may not see it, or it fails.
     pub(super) async fn read(
-        self: &Arc<Self>,
+        &self,
         visitor: &Visitor,
-    ) -> Result<Option<DoctorResponse>, Failure> {
+    ) -> Result<Option<Found<DoctorResponse>>, Failure> {
+        let calls = visitor.calls.clone();
+        let asking = async move { calls.doctor(DoctorRequest {}).await };
         // As the call itself checks it.
-        let may_see = visitor.caller.check_everything().is_ok();
-        if may_see && let Some(young) = self.young() {
-            return Ok(Some(young));
+        if visitor.caller.check_everything().is_err() {
+            asking.await?;
+            return Ok(None);
         }
-        let (diagnosis, calls) = (Arc::clone(self), visitor.calls.clone());
-        let asking = tokio::spawn(async move {
-            let found = calls.doctor(DoctorRequest {}).await?;
-            *diagnosis.lock() = Some((Instant::now(), found.clone()));
-            Ok(found)
-        });
-        match tokio::time::timeout(WAIT_LIMIT, asking).await {
-            Ok(Ok(found)) => found.map(Some),
-            // It panicked, which is in the log, or takes long.
-            Ok(Err(_)) | Err(_) => Ok(None),
-        }
-    }
-
-    fn young(&self) -> Option<DoctorResponse> {
-        let kept = self.lock();
-        let (at, found) = kept.as_ref()?;
-        (at.elapsed() < YOUNG).then(|| found.clone())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Instant, DoctorResponse)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.get(asking).await
     }
 }

@@ -1,6 +1,7 @@
 //! Small parts of pages: times, quantities, ids, links.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use chrono_tz::Tz;
 use maud::{Markup, html};
 use prost_types::Timestamp;
 use serde_json::Value;
@@ -11,7 +12,7 @@ use super::{
     query::{Query, query_of},
 };
 use crate::domain::{http_paths::HttpPath, report::State};
-use usage_proto::v1::UsageReportState;
+use usage_proto::v1::{Period, UsageReportState};
 
 /// The rows of a page.
 pub(super) const ROWS: i32 = 50;
@@ -27,6 +28,14 @@ pub(super) fn url(path: HttpPath, pairs: &[(&str, &str)]) -> String {
 
 pub(super) fn utc(at: Timestamp) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)
+}
+
+/// The start of a period in a zone.
+pub(super) fn period_label(period: Option<Period>, zone: Tz, format: &str) -> String {
+    let start = period.and_then(|period| period.start).and_then(utc);
+    start.map_or_else(String::new, |start| {
+        start.with_timezone(&zone).format(format).to_string()
+    })
 }
 
 /// A time in RFC 3339.

@@ -13,11 +13,14 @@ use crate::domain::{
 };
 
 /// The pages that each other page links to.
-const NAVIGATION: [(HttpPath, &str); 7] = [
+const NAVIGATION: [(HttpPath, &str); 10] = [
     (HttpPath::ConsoleOverview, "Overview"),
+    (HttpPath::ConsoleUsage, "Usage"),
     (HttpPath::ConsoleAccounts, "Accounts"),
     (HttpPath::ConsoleReports, "Reports"),
     (HttpPath::ConsoleRuns, "Runs"),
+    (HttpPath::ConsoleVerification, "Verification"),
+    (HttpPath::ConsoleFind, "Find a call"),
     (HttpPath::ConsoleSetUp, "Set-up"),
     (HttpPath::ConsoleKeys, "Keys"),
     (HttpPath::ConsoleAudit, "Audit"),
@@ -125,7 +128,9 @@ fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
         !for_admins || Requirement::Role(Role::Admin).is_met_by(visitor.caller.role)
     };
     let section = match path {
-        Some(HttpPath::ConsoleAccount) => Some(HttpPath::ConsoleAccounts),
+        Some(HttpPath::ConsoleAccount | HttpPath::ConsoleInvoice) => {
+            Some(HttpPath::ConsoleAccounts)
+        }
         Some(HttpPath::ConsoleReport) => Some(HttpPath::ConsoleReports),
         other => other,
     };

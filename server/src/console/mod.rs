@@ -5,7 +5,9 @@
 //! no script, and the policy of each answer forbids any.
 
 mod account;
+mod account_history;
 mod account_parts;
+mod account_periods;
 mod accounts;
 mod address_rates;
 mod audit;
@@ -14,19 +16,29 @@ mod chart;
 mod cookie;
 mod diagnosis;
 mod doctor_lines;
+mod explained_csv;
+mod find;
 mod html;
+mod invoice;
+mod invoice_parts;
+mod kept;
 mod keys;
 mod layout;
 mod origin;
 mod overview;
 mod query;
+mod recent_usage;
 mod report;
 mod reports;
 mod runs;
 mod sessions;
 mod set_up;
 mod sign_in;
+mod state_sums;
 mod style;
+mod time_line;
+mod usage;
+mod verification;
 mod visitor;
 
 use std::sync::Arc;
@@ -40,7 +52,7 @@ use axum::{
 pub(crate) use self::calls::Stack;
 use self::{
     address_rates::AddressRates, calls::Failure, diagnosis::Diagnosis, layout::Page,
-    sessions::Sessions, visitor::Visitor,
+    recent_usage::RecentUsage, sessions::Sessions, visitor::Visitor,
 };
 use crate::{
     authentication::{Authenticator, KnownCaller},
@@ -92,10 +104,12 @@ pub(crate) struct Console {
     sessions: Sessions,
     authenticator: Authenticator,
     stack: Stack,
+    clock: Clock,
     /// Attempts to sign in that failed, and their lines in the log.
     failures: AddressRates,
     failure_lines: LogLimit,
-    diagnosis: Arc<Diagnosis>,
+    diagnosis: Diagnosis,
+    recent_usage: RecentUsage,
     /// Pages that are made or wait to be read.
     pages: PageLimit,
 }
@@ -109,12 +123,14 @@ impl Console {
         stack: Stack,
     ) -> Self {
         Self {
-            sessions: Sessions::new(store, clock, authenticator.clone()),
+            sessions: Sessions::new(store, clock.clone(), authenticator.clone()),
             authenticator,
             stack,
+            clock,
             failures: AddressRates::of_sign_ins(),
             failure_lines: LogLimit::new(),
-            diagnosis: Arc::default(),
+            diagnosis: Diagnosis::default(),
+            recent_usage: RecentUsage::default(),
             pages: PageLimit::default(),
         }
     }
@@ -214,6 +230,10 @@ impl Console {
         if !is_audited && let Err(denial) = visitor.caller.check_role(requirement) {
             return layout::failure(Some(&visitor), &Error::PermissionDenied(denial).into());
         }
+        if path == HttpPath::ConsoleInvoice && explained_csv::is_wanted(&visitor.query) {
+            let made = explained_csv::answer(&visitor).await;
+            return made.unwrap_or_else(|failure| layout::failure(Some(&visitor), &failure));
+        }
         match self.content(path, &visitor).await {
             Ok(page) => layout::answer(Some(&visitor), path, &page),
             Err(failure) => layout::failure(Some(&visitor), &failure),
@@ -222,12 +242,18 @@ impl Console {
 
     async fn content(&self, path: HttpPath, visitor: &Visitor) -> Result<Page, Failure> {
         match path {
-            HttpPath::ConsoleOverview => overview::page(visitor, &self.diagnosis).await,
+            HttpPath::ConsoleOverview => {
+                overview::page(visitor, &self.diagnosis, &self.recent_usage).await
+            }
+            HttpPath::ConsoleUsage => usage::page(visitor).await,
             HttpPath::ConsoleAccounts => accounts::page(visitor).await,
             HttpPath::ConsoleAccount => account::page(visitor).await,
             HttpPath::ConsoleReports => reports::page(visitor).await,
             HttpPath::ConsoleReport => report::page(visitor).await,
+            HttpPath::ConsoleInvoice => invoice::page(visitor).await,
+            HttpPath::ConsoleFind => find::page(visitor).await,
             HttpPath::ConsoleRuns => runs::page(visitor).await,
+            HttpPath::ConsoleVerification => verification::page(visitor, &self.diagnosis).await,
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor).await,
@@ -239,11 +265,18 @@ impl Console {
     /// caller needs a key.
     async fn identify(&self, place: Place, head: &Parts) -> Result<Visitor, Error> {
         let secret = cookie::read(&head.headers, place);
+        let now = self.clock.now();
         if let Some(secret) = secret {
             let address = visitor::address(&head.extensions);
             match self.sessions.caller(&secret, address).await {
                 Ok(caller) => {
-                    return Ok(Visitor::new(caller, Some(secret), head, self.stack.clone()));
+                    return Ok(Visitor::new(
+                        caller,
+                        Some(secret),
+                        head,
+                        self.stack.clone(),
+                        now,
+                    ));
                 }
                 // It has ended. The browser may have another right.
                 Err(Error::Unauthenticated) => {}
@@ -256,7 +289,7 @@ impl Console {
             .authenticator
             .authenticate(&head.headers, certificate)
             .await?;
-        Ok(Visitor::new(caller, None, head, self.stack.clone()))
+        Ok(Visitor::new(caller, None, head, self.stack.clone(), now))
     }
 }
 

@@ -1,6 +1,6 @@
-//! `/`: what needs a decision, how reporting is, and the latest runs.
+//! `/`: what needs a decision, how reporting is, the usage of the last days, and the latest runs.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::cmp::Reverse;
 
 use maud::{Markup, html};
 use serde_json::json;
@@ -11,7 +11,9 @@ use super::{
     diagnosis::Diagnosis,
     doctor_lines,
     html::{self as parts, needs_decision, or_reason, url},
+    kept::Found,
     layout::Page,
+    recent_usage::RecentUsage,
     reports, runs,
     visitor::Visitor,
 };
@@ -20,15 +22,20 @@ use crate::domain::http_paths::HttpPath;
 /// Rows of each list.
 const ROWS: i32 = 5;
 /// The checks whose findings are shown also if nothing is to be done.
-const SHOWN: [&str; 5] = [
+const SHOWN: [&str; 6] = [
     "health",
+    "unreported usage",
     "sending",
     "schedule",
     "sending rate",
     "stripe account",
 ];
 
-pub(super) async fn page(visitor: &Visitor, diagnosis: &Arc<Diagnosis>) -> Result<Page, Failure> {
+pub(super) async fn page(
+    visitor: &Visitor,
+    diagnosis: &Diagnosis,
+    usage: &RecentUsage,
+) -> Result<Page, Failure> {
     let waiting = ListReportsRequest {
         states: needs_decision().into_iter().map(Into::into).collect(),
         page_size: ROWS,
@@ -38,14 +45,16 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Arc<Diagnosis>) -> Resul
         page_size: ROWS,
         ..ListRunsRequest::default()
     };
-    let (found, waiting, latest) = tokio::join!(
+    let (found, waiting, latest, usage) = tokio::join!(
         diagnosis.read(visitor),
         visitor.calls.list_reports(waiting),
         visitor.calls.list_runs(latest),
+        usage.part(visitor),
     );
     let content = html! {
         h1 { "Overview" }
         (or_reason(&found, |found| findings(found.as_ref())))
+        (usage)
         h2 { "Reports that need a decision" }
         (or_reason(&waiting, |page| html! {
             @if page.reports.is_empty() {
@@ -73,13 +82,15 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Arc<Diagnosis>) -> Resul
     Ok(Page::new("Overview", content))
 }
 
-fn findings(found: Option<&DoctorResponse>) -> Markup {
+fn findings(found: Option<&Found<DoctorResponse>>) -> Markup {
     let Some(found) = found else {
         return html! {
             p .note { "The checks take longer than usual. Load this page again, or see the "
                 a href=(HttpPath::ConsoleSetUp.name()) { "set-up" } "." }
         };
     };
+    let age = found.age.as_secs();
+    let found = &found.answer;
     let findings = found.findings.iter();
     let mut to_do: Vec<_> = findings
         .filter(|finding| doctor_lines::needs_attention(finding))
@@ -98,6 +109,7 @@ fn findings(found: Option<&DoctorResponse>) -> Markup {
         }
         h2 { "State" }
         (doctor_lines::list(fine))
+        p .faint { "Checked " (age) " s ago." }
         p .more { a href=(HttpPath::ConsoleSetUp.name()) { "All checks and settings" } }
     }
 }

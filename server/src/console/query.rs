@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeZone as _, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, TimeZone as _, Utc};
 use chrono_tz::Tz;
 use prost_types::Timestamp;
 use url::form_urlencoded;
@@ -79,6 +79,16 @@ fn day_start(text: &str, zone: Tz) -> Option<DateTime<Utc>> {
     start.map(|start| start.with_timezone(&Utc))
 }
 
+/// The first second of a day in a zone: of that of a time, or of so many days before.
+pub(super) fn day_of(secs: i64, zone: Tz, days_before: i64) -> Option<i64> {
+    let local = DateTime::from_timestamp(secs, 0)?.with_timezone(&zone);
+    let day = local
+        .date_naive()
+        .checked_sub_signed(TimeDelta::try_days(days_before)?)?;
+    let start = zone.from_local_datetime(&day.and_time(NaiveTime::MIN));
+    Some(start.earliest()?.timestamp())
+}
+
 /// Parameters as a query, without the empty ones.
 pub(super) fn query_of<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
@@ -107,6 +117,18 @@ mod tests {
         assert_eq!(seconds("d", Tz::UTC).unwrap(), None);
         let failure = seconds("c", Tz::UTC).unwrap_err();
         assert!(failure.message.contains("c is \"tomorrow\""), "{failure:?}");
+    }
+
+    #[test]
+    fn days_begin_in_the_zone() {
+        // 2026-03-29T22:30Z, the day on which the clocks of Vienna changed.
+        let now = 1_774_823_400;
+        assert_eq!(day_of(now, Tz::UTC, 0), Some(1_774_742_400));
+        assert_eq!(day_of(now, Tz::UTC, 29), Some(1_774_742_400 - 29 * 86_400));
+        // There it is the 30th.
+        assert_eq!(day_of(now, Tz::Europe__Vienna, 0), Some(1_774_821_600));
+        let before = 1_774_821_600 - 23 * 3_600;
+        assert_eq!(day_of(now, Tz::Europe__Vienna, 1), Some(before));
     }
 
     #[test]

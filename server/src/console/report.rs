@@ -8,6 +8,7 @@ use usage_proto::v1::{ListReportsRequest, ReportDecision, UsageReport, UsageRepo
 use super::{
     calls::Failure,
     html::{account_link, foreign, grouped, json_url, state, time, url, words},
+    invoice_parts,
     layout::Page,
     query::Query,
     reports,
@@ -38,6 +39,8 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         (decisions(&report.decisions))
         p .more {
             a href=(url(HttpPath::ConsoleReports, &[("account", &report.account_id)])) { "All reports of the account" }
+            @let period = invoice_parts::around(report);
+            a href=(invoice_parts::url_of(&report.account_id, period, &report.id)) { "Its increments and invoice" }
             a href=(json) { "All of the window as JSON" }
         }
     };

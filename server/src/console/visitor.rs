@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::http::{Extensions, request::Parts};
+use prost_types::Timestamp;
 
 use super::{
     calls::{Calls, Stack},
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     connections::Activity,
-    domain::{access::Caller, console_session::SessionSecret, http_paths::HttpPath},
+    domain::{Millis, access::Caller, console_session::SessionSecret, http_paths::HttpPath},
     request_context::RequestContext,
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Visitor {
     pub(super) query: Query,
     /// Whether no page of another site asks.
     pub(super) is_own_request: bool,
+    /// When it is asked for.
+    pub(super) now: Millis,
 }
 
 impl Visitor {
@@ -37,6 +40,7 @@ impl Visitor {
         session: Option<SessionSecret>,
         head: &Parts,
         stack: Stack,
+        now: Millis,
     ) -> Self {
         let context = head.extensions.get::<RequestContext>();
         let calls = Calls::new(stack, Arc::clone(&caller), activity(head), context);
@@ -47,6 +51,17 @@ impl Visitor {
             path: HttpPath::find(head.uri.path()),
             query: Query::parse(head.uri.query().unwrap_or_default()),
             is_own_request: is_own_request(&head.headers),
+            now,
+        }
+    }
+}
+
+impl Visitor {
+    /// When the page is asked for.
+    pub(super) fn timestamp(&self) -> Timestamp {
+        Timestamp {
+            seconds: self.now.div_euclid(1_000),
+            nanos: 0,
         }
     }
 }

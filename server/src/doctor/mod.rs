@@ -23,6 +23,7 @@ mod settings;
 mod sockets;
 mod stripe;
 mod stripe_account;
+mod unreported;
 
 use clap::Args;
 
@@ -177,6 +178,7 @@ impl<'a> Examination<'a> {
         changes::check(store, now, findings).await;
         deletions::check(store, now, findings).await;
         reports::check(store, &self.meters, now, findings).await;
+        findings.push(unreported::check(store, &self.schedule, now).await);
         archives::check(store, &config.archive, findings).await;
         invoices::check(store, now, findings).await;
     }

@@ -24,6 +24,8 @@ pub enum HttpPath {
     StripeWebhooks,
     /// The console's first page.
     ConsoleOverview,
+    /// The usage of all accounts.
+    ConsoleUsage,
     /// Its accounts.
     ConsoleAccounts,
     /// One of them.
@@ -32,8 +34,14 @@ pub enum HttpPath {
     ConsoleReports,
     /// One of them.
     ConsoleReport,
+    /// An invoice, line by line.
+    ConsoleInvoice,
+    /// The way of one increment.
+    ConsoleFind,
     /// Its runs.
     ConsoleRuns,
+    /// Differences, and usage that is not charged.
+    ConsoleVerification,
     /// What admins did.
     ConsoleAudit,
     /// Its API keys.
@@ -55,11 +63,15 @@ names!(HttpPath {
     OpenApi = "/openapi.json",
     StripeWebhooks = "/webhooks/stripe",
     ConsoleOverview = "/",
+    ConsoleUsage = "/usage",
     ConsoleAccounts = "/accounts",
     ConsoleAccount = "/account",
     ConsoleReports = "/reports",
     ConsoleReport = "/report",
+    ConsoleInvoice = "/invoice",
+    ConsoleFind = "/find",
     ConsoleRuns = "/runs",
+    ConsoleVerification = "/verification",
     ConsoleAudit = "/audit",
     ConsoleKeys = "/keys",
     ConsoleSetUp = "/set-up",
@@ -103,11 +115,15 @@ impl HttpPath {
     fn console_requirement(self) -> Option<Requirement> {
         match self {
             Self::ConsoleOverview
+            | Self::ConsoleUsage
             | Self::ConsoleAccounts
             | Self::ConsoleAccount
             | Self::ConsoleReports
             | Self::ConsoleReport
+            | Self::ConsoleInvoice
+            | Self::ConsoleFind
             | Self::ConsoleRuns
+            | Self::ConsoleVerification
             | Self::ConsoleSetUp => Some(Requirement::Role(Role::Reader)),
             Self::ConsoleAudit | Self::ConsoleKeys => Some(Requirement::Role(Role::Admin)),
             // They show nothing that is stored.

@@ -212,11 +212,15 @@ fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
         HttpPath::ConsoleSignIn => get(show_console).post(show_console),
         HttpPath::ConsoleSignOut => post(show_console),
         HttpPath::ConsoleOverview
+        | HttpPath::ConsoleUsage
         | HttpPath::ConsoleAccounts
         | HttpPath::ConsoleAccount
         | HttpPath::ConsoleReports
         | HttpPath::ConsoleReport
+        | HttpPath::ConsoleInvoice
+        | HttpPath::ConsoleFind
         | HttpPath::ConsoleRuns
+        | HttpPath::ConsoleVerification
         | HttpPath::ConsoleAudit
         | HttpPath::ConsoleKeys
         | HttpPath::ConsoleSetUp

@@ -14,7 +14,7 @@ use super::{
     actor::{actor, caller},
     audit_json,
     auditor::{Action, Auditor, Changed, why},
-    page_token, to_its_end,
+    page_token, recent_usage, to_its_end,
     wire_account::{change, check_prices, parse_put, unbilled_usage, with_subscription},
 };
 use crate::{
@@ -107,6 +107,19 @@ impl AccountRpc {
             with_subscription(of, rows)
         });
         Ok(accounts.collect())
+    }
+
+    /// The recent usage of the accounts of a page, if it is asked for.
+    async fn recent_usage(
+        &self,
+        request: &v1::ListAccountsRequest,
+        accounts: &[v1::Account],
+        counted: &[String],
+    ) -> Result<Vec<v1::RecentUsage>> {
+        if !request.include_usage {
+            return Ok(Vec::new());
+        }
+        recent_usage::read(&self.store, accounts, counted, self.clock.now()).await
     }
 
     async fn wire_by_id(&self, account_id: &AccountId) -> Result<v1::Account> {
@@ -339,13 +352,19 @@ impl AccountService for AccountRpc {
             let customer = request.stripe_customer.as_str();
             check_stripe_id("stripe_customer", customer).map_err(Error::from)?;
             let found = self.store.find_accounts_of_customer(customer).await?;
+            let accounts = self.to_wire_all(found).await?;
+            let usage = self.recent_usage(&request, &accounts, &[]).await?;
             return Ok(Response::new(v1::ListAccountsResponse {
-                accounts: self.to_wire_all(found).await?,
+                accounts,
                 next_page_token: String::new(),
                 counted: Vec::new(),
+                usage,
             }));
         }
-        let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
+        let mut limit = page_token::page_size(request.page_size).map_err(Error::from)?;
+        if request.include_usage {
+            limit = limit.min(recent_usage::MAX_ACCOUNTS);
+        }
         let filter = if request.include_counted { ALL } else { LINKED };
         let after = page_token::decode(filter, &request.page_token)
             .map_err(Error::from)?
@@ -360,10 +379,13 @@ impl AccountService for AccountRpc {
             self.store.list_linked_accounts(&after, limit).await?
         };
         let next_page_token = next.map(|last| page_token::encode(filter, &last));
+        let accounts = self.to_wire_all(linked).await?;
+        let usage = self.recent_usage(&request, &accounts, &counted).await?;
         Ok(Response::new(v1::ListAccountsResponse {
-            accounts: self.to_wire_all(linked).await?,
+            accounts,
             next_page_token: next_page_token.unwrap_or_default(),
             counted,
+            usage,
         }))
     }
 }

@@ -12,6 +12,7 @@ mod explanations;
 pub(crate) mod health_service;
 pub(crate) mod operations_service;
 pub(crate) mod page_token;
+mod recent_usage;
 pub(crate) mod report_stream;
 mod usage_actions;
 mod usage_of_all;

@@ -78,6 +78,23 @@ impl Times {
     }
 }
 
+/// How long ago the oldest usage on its way to Stripe was counted, at most; absent if there is none. `gap` is the longest time
+/// between two scheduled runs.
+pub(crate) async fn oldest_unreported(
+    store: &Store,
+    gap: Millis,
+    now: Millis,
+) -> Result<Option<Millis>> {
+    let times = Times {
+        now,
+        full_run: store.last_full_run().await?,
+        gap,
+    };
+    let states = store.watched_states(&ON_THEIR_WAY).await?;
+    let waiting = states.iter().filter(|found| found.first_at.is_some());
+    Ok(waiting.map(|found| times.unreported(found)).max())
+}
+
 impl UsageWatch {
     pub(crate) fn new(
         store: Store,

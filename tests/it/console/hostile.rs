@@ -46,6 +46,10 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
         assert!(!page.text.contains("<script"));
     }
     assert_eq!(corrections, 1);
+    // The reason of a correction, and who entered it, are also on the page of the account.
+    let account = browser.get("/account?id=acct").await;
+    assert!(account.text.contains(ESCAPED), "{}", account.text);
+    assert!(!account.text.contains("<script"));
     let audit = browser.get("/audit").await;
     assert!(!audit.text.contains("<script"));
     assert!(audit.text.contains("&lt;script&gt;"), "{}", audit.text);
@@ -67,6 +71,21 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
         "/audit?key=",
         "/audit?account=",
         "/keys?page=",
+        "/usage?meter=",
+        "/usage?prefix=",
+        "/usage?tz=",
+        "/invoice?account=",
+        "/invoice?invoice=",
+        "/invoice?account=acct&report=",
+        "/invoice?account=acct&start=",
+        "/invoice?as=csv&account=",
+        "/find?account=",
+        "/find?account=acct&key=",
+        "/find?account=acct&key=a&meter=",
+        "/verification?account=",
+        "/verification?meter=",
+        "/verification?state=",
+        "/verification?of=",
         "/sign-in?next=",
     ] {
         let page = browser.get(&format!("{path}{script}")).await;

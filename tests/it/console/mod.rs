@@ -2,8 +2,10 @@
 
 mod crawl;
 mod hostile;
+mod invoices;
 mod pages;
 mod sign_in;
+mod usage;
 mod visitors;
 
 use std::{cell::RefCell, collections::BTreeMap};

@@ -30,11 +30,15 @@ fn all_that_is_not_named_here_is_nowhere() {
         (HttpPath::OpenApi, [any, any, None, None]),
         (HttpPath::StripeWebhooks, [nothing, None, None, nothing]),
         (HttpPath::ConsoleOverview, [reader, reader, None, None]),
+        (HttpPath::ConsoleUsage, [reader, reader, None, None]),
         (HttpPath::ConsoleAccounts, [reader, reader, None, None]),
         (HttpPath::ConsoleAccount, [reader, reader, None, None]),
         (HttpPath::ConsoleReports, [reader, reader, None, None]),
         (HttpPath::ConsoleReport, [reader, reader, None, None]),
+        (HttpPath::ConsoleInvoice, [reader, reader, None, None]),
+        (HttpPath::ConsoleFind, [reader, reader, None, None]),
         (HttpPath::ConsoleRuns, [reader, reader, None, None]),
+        (HttpPath::ConsoleVerification, [reader, reader, None, None]),
         (HttpPath::ConsoleAudit, [admin, admin, None, None]),
         (HttpPath::ConsoleKeys, [admin, admin, None, None]),
         (HttpPath::ConsoleSetUp, [reader, reader, None, None]),
@@ -45,7 +49,7 @@ fn all_that_is_not_named_here_is_nowhere() {
         let found = [All, WithoutWebhooks, Metrics, Webhooks];
         assert_eq!(found.map(|socket| path.requirement(socket)), on, "{path:?}");
     }
-    assert_eq!(HttpPath::ALL.len(), 17);
+    assert_eq!(HttpPath::ALL.len(), 21);
 }
 
 /// Asks for each path of the table, and for others, with each kind of key.
