@@ -12,6 +12,7 @@ use usage_proto::v1::{
 
 use super::{
     account_parts::{comparison, link, subscription},
+    actions,
     calls::Failure,
     chart::{self, MAX_POINTS},
     html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time, url},
@@ -69,6 +70,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
             None => (link(account.as_ref())),
             Some(failure) => (layout::reason(failure)),
         }
+        (actions::account_part(visitor, &id))
         @if let Some(synced) = account.as_ref().and_then(|account| account.subscription.as_ref()) {
             (subscription(synced))
         }

@@ -7,6 +7,7 @@
 mod account;
 mod account_parts;
 mod accounts;
+mod actions;
 mod address_rates;
 mod audit;
 mod calls;
@@ -46,7 +47,8 @@ use crate::{
     authentication::{Authenticator, KnownCaller},
     clock::Clock,
     domain::{
-        access::{Caller, Requirement},
+        access::{Caller, Requirement, Role},
+        console_session::SessionSecret,
         http_paths::HttpPath,
     },
     error::Error,
@@ -98,6 +100,8 @@ pub(crate) struct Console {
     diagnosis: Arc<Diagnosis>,
     /// Pages that are made or wait to be read.
     pages: PageLimit,
+    /// Whether pages change something while no key is needed.
+    writes_without_key: bool,
 }
 
 impl Console {
@@ -107,6 +111,7 @@ impl Console {
         clock: Clock,
         authenticator: Authenticator,
         stack: Stack,
+        writes_without_key: bool,
     ) -> Self {
         Self {
             sessions: Sessions::new(store, clock, authenticator.clone()),
@@ -116,6 +121,7 @@ impl Console {
             failure_lines: LogLimit::new(),
             diagnosis: Arc::default(),
             pages: PageLimit::default(),
+            writes_without_key,
         }
     }
 
@@ -142,6 +148,11 @@ impl Console {
             HttpPath::ConsoleSignOut => {
                 let made = self.sign_out(place, &head, body);
                 self.bounded(None, &head, made).await
+            }
+            HttpPath::ConsoleResolve | HttpPath::ConsoleCorrect | HttpPath::ConsoleForce
+                if head.method == Method::POST =>
+            {
+                self.act(path, requirement, place, &head, body).await
             }
             _ => self.page(path, requirement, place, &head).await,
         }
@@ -231,6 +242,10 @@ impl Console {
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor).await,
+            HttpPath::ConsoleResolve
+            | HttpPath::ConsoleCorrect
+            | HttpPath::ConsoleForce
+            | HttpPath::ConsoleRun => actions::page(path, visitor).await,
             _ => Err(Failure::not_found("this page does not exist")),
         }
     }
@@ -243,7 +258,7 @@ impl Console {
             let address = visitor::address(&head.extensions);
             match self.sessions.caller(&secret, address).await {
                 Ok(caller) => {
-                    return Ok(Visitor::new(caller, Some(secret), head, self.stack.clone()));
+                    return Ok(self.visitor(caller, Some(secret), head));
                 }
                 // It has ended. The browser may have another right.
                 Err(Error::Unauthenticated) => {}
@@ -256,7 +271,18 @@ impl Console {
             .authenticator
             .authenticate(&head.headers, certificate)
             .await?;
-        Ok(Visitor::new(caller, None, head, self.stack.clone()))
+        Ok(self.visitor(caller, None, head))
+    }
+
+    fn visitor(
+        &self,
+        caller: Arc<Caller>,
+        session: Option<SessionSecret>,
+        head: &Parts,
+    ) -> Visitor {
+        let is_admin = Requirement::Role(Role::Admin).is_met_by(caller.role);
+        let may_change = is_admin && (self.writes_without_key || !caller.is_anyone());
+        Visitor::new(caller, session, head, self.stack.clone(), may_change)
     }
 }
 

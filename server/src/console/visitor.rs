@@ -29,6 +29,8 @@ pub(super) struct Visitor {
     pub(super) query: Query,
     /// Whether no page of another site asks.
     pub(super) is_own_request: bool,
+    /// Whether pages have forms for it that change something.
+    pub(super) may_change: bool,
 }
 
 impl Visitor {
@@ -37,6 +39,7 @@ impl Visitor {
         session: Option<SessionSecret>,
         head: &Parts,
         stack: Stack,
+        may_change: bool,
     ) -> Self {
         let context = head.extensions.get::<RequestContext>();
         let calls = Calls::new(stack, Arc::clone(&caller), activity(head), context);
@@ -47,6 +50,7 @@ impl Visitor {
             path: HttpPath::find(head.uri.path()),
             query: Query::parse(head.uri.query().unwrap_or_default()),
             is_own_request: is_own_request(&head.headers),
+            may_change,
         }
     }
 }
