@@ -1,4 +1,5 @@
-//! The console: pages that the server makes itself, for people who run it. They show what calls show, and nothing else.
+//! The console: pages that the server makes itself, for people who run it. They show what calls show, do what calls do, and
+//! nothing else.
 //!
 //! Each page gets its data through the same layers as a call of gRPC ([`calls`]), as the key that was signed in with: roles,
 //! limits, scopes and audit are those of calls, and no page has a query of its own. Nothing here runs in the browser: there is

@@ -56,9 +56,10 @@ impl UsageRpc {
         // A correction is a new report. One that was entered before stays as it was.
         let changed = |entered: &Entered| {
             let report = audit_json::report(&entered.report);
-            let (before, after) = match entered.is_duplicate {
-                true => (Some(report), None),
-                false => (None, Some(report)),
+            let (before, after) = if entered.is_duplicate {
+                (Some(report), None)
+            } else {
+                (None, Some(report))
             };
             Changed {
                 before,

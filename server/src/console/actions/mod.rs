@@ -20,6 +20,7 @@ use axum::{
     http::{StatusCode, request::Parts},
     response::{IntoResponse as _, Response},
 };
+use usage_proto::v1::{CorrectRequest, ForceReportRequest, ResolveReportRequest};
 
 pub(super) use self::links::{account_part, recorded, report_part, runs_part};
 use self::{
@@ -143,9 +144,15 @@ async fn acted(
 async fn refused(path: HttpPath, visitor: &Visitor) -> Failure {
     let calls = &visitor.calls;
     let refused = match path {
-        HttpPath::ConsoleResolve => calls.resolve_report(Default::default()).await.err(),
-        HttpPath::ConsoleCorrect => calls.correct(Default::default()).await.err(),
-        _ => calls.force_report(Default::default()).await.err(),
+        HttpPath::ConsoleResolve => {
+            let request = ResolveReportRequest::default();
+            calls.resolve_report(request).await.err()
+        }
+        HttpPath::ConsoleCorrect => calls.correct(CorrectRequest::default()).await.err(),
+        _ => {
+            let request = ForceReportRequest::default();
+            calls.force_report(request).await.err()
+        }
     };
     // An empty request does nothing, whoever sends it.
     refused.unwrap_or_else(read_only)
