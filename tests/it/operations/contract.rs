@@ -77,6 +77,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
         ServerError::Overloaded { .. }
         | ServerError::TooManyChanges { .. }
+        | ServerError::TooManyRuns { .. }
         | ServerError::TooManyReads { .. }
         | ServerError::AnswersUnread { .. }
         | ServerError::RequestsUnfinished { .. }
