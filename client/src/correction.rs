@@ -21,6 +21,7 @@ pub struct Correct {
     timestamp: Option<DateTime<Utc>>,
     requested_by: String,
     key: Key,
+    dry_run: bool,
 }
 
 impl Correct {
@@ -36,6 +37,7 @@ impl Correct {
             timestamp: None,
             requested_by: String::new(),
             key: Key::Unset,
+            dry_run: false,
         }
     }
 
@@ -65,6 +67,12 @@ impl Correct {
         self
     }
 
+    /// Only returns what would be entered; enters nothing.
+    pub fn dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+
     /// The correction's key, generated now if it has none.
     ///
     /// Call this before the first attempt to store the key, or to send a clone again after a failure.
@@ -82,6 +90,7 @@ impl Correct {
             timestamp,
             requested_by: self.requested_by,
             idempotency_key: self.key.into_wire()?,
+            dry_run: self.dry_run,
         })
     }
 }
@@ -96,6 +105,34 @@ pub struct Corrected {
     pub duplicate: bool,
     /// The key it was sent with.
     pub key: Option<String>,
+    /// Of a dry run: the totals that the correction would change.
+    pub totals: Vec<CorrectedTotal>,
+}
+
+/// The total of an account and meter in a period, as it will be billed, before and after a correction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CorrectedTotal {
+    /// When the period starts, if that is known.
+    pub start: Option<DateTime<Utc>>,
+    /// When it ends, if that is known.
+    pub end: Option<DateTime<Utc>>,
+    /// The total without the correction.
+    pub before: i64,
+    /// The total with it.
+    pub after: i64,
+}
+
+impl CorrectedTotal {
+    fn from_wire(total: proto::CorrectedTotal) -> Result<Self, Error> {
+        let period = total.period.unwrap_or_default();
+        Ok(Self {
+            start: wire::optional_time(period.start, "totals.period.start")?,
+            end: wire::optional_time(period.end, "totals.period.end")?,
+            before: total.before,
+            after: total.after,
+        })
+    }
 }
 
 impl Corrected {
@@ -107,6 +144,11 @@ impl Corrected {
             report: UsageReport::required_from_wire(response.report)?,
             duplicate: response.duplicate,
             key,
+            totals: response
+                .totals
+                .into_iter()
+                .map(CorrectedTotal::from_wire)
+                .collect::<Result<_, _>>()?,
         })
     }
 }

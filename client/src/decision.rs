@@ -95,6 +95,8 @@ pub struct ResolveReport {
     action: ResolveAction,
     reason: String,
     requested_by: String,
+    dry_run: bool,
+    etag: String,
 }
 
 impl ResolveReport {
@@ -111,12 +113,26 @@ impl ResolveReport {
             action,
             reason: reason.into(),
             requested_by: String::new(),
+            dry_run: false,
+            etag: String::new(),
         }
     }
 
     /// Who decides, at most 128 characters; by default the API key, or without one the caller's network address.
     pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
         self.requested_by = requested_by.into();
+        self
+    }
+
+    /// Only returns the report as it would be; decides nothing.
+    pub fn dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+
+    /// Decides only if neither the report nor its decisions have changed since an earlier response, whose etag this is.
+    pub fn etag(mut self, etag: impl Into<String>) -> Self {
+        self.etag = etag.into();
         self
     }
 
@@ -127,6 +143,8 @@ impl ResolveReport {
             action: self.action.to_wire(),
             reason: self.reason,
             requested_by: self.requested_by,
+            dry_run: self.dry_run,
+            etag: self.etag,
         }
     }
 }
@@ -139,6 +157,8 @@ pub struct Resolved {
     pub report: UsageReport,
     /// Whether the same decision was already in force; this call then changed nothing.
     pub duplicate: bool,
+    /// Names the report and its decisions as they were before the call.
+    pub etag: String,
 }
 
 impl Resolved {
@@ -146,6 +166,7 @@ impl Resolved {
         Ok(Self {
             report: UsageReport::required_from_wire(response.report)?,
             duplicate: response.duplicate,
+            etag: response.etag,
         })
     }
 }

@@ -53,7 +53,7 @@ pub use batch::{Batch, BatchOutcome, IncrementResult};
 pub use call::{GetCall, IncrementCall};
 pub use client::UsageClient;
 pub use connect::UsageClientBuilder;
-pub use correction::{Correct, Corrected};
+pub use correction::{Correct, Corrected, CorrectedTotal};
 pub use decision::{ReportDecision, ResolveAction, ResolveReport, Resolved};
 pub use deletion::{
     AccountExport, DeleteAccount, DeletedAccount, DeletionObstacle, DeletionObstacleKind,

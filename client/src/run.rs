@@ -53,6 +53,18 @@ impl ForceReport {
         self
     }
 
+    /// Why, at most 500 characters, for the audit.
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.0.reason = reason.into();
+        self
+    }
+
+    /// The id that the run gets, a UUID: one that is sent again watches the run that it started, and starts no other.
+    pub fn key(mut self, id: impl Into<String>) -> Self {
+        self.0.idempotency_key = id.into();
+        self
+    }
+
     pub(crate) fn into_wire(self) -> proto::ForceReportRequest {
         self.0
     }

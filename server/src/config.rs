@@ -192,6 +192,10 @@ pub struct Config {
     #[arg(long, env = "NO_CONSOLE")]
     pub no_console: bool,
 
+    /// Let the console change something while there is no API key: without it, its pages only read then.
+    #[arg(long, env = "CONSOLE_WRITES_WITHOUT_KEY")]
+    pub console_writes_without_key: bool,
+
     /// Do not migrate the database on start. The service does not start on an old schema.
     #[arg(long, env = "NO_MIGRATE")]
     pub no_migrate: bool,

@@ -46,6 +46,14 @@ pub enum Error {
         /// The current etag; empty if the account does not exist.
         actual: String,
     },
+    /// The report or its decisions changed since the caller read them: look again.
+    #[error(
+        "report {report} or a decision on it has changed since its etag was read; look at it again, then decide with its new etag"
+    )]
+    ReportChanged {
+        /// The report.
+        report: String,
+    },
     /// The account does not exist: create it with `PutAccount`.
     #[error("account {0:?} not found; create it with PutAccount")]
     AccountNotFound(String),
@@ -149,6 +157,14 @@ pub enum Error {
         "{limit} changes of accounts run or wait, and no more may; nothing was changed, so retry later"
     )]
     TooManyChanges {
+        /// The limit.
+        limit: usize,
+    },
+    /// Too many forced runs close reports: retry later.
+    #[error(
+        "{limit} forced runs close reports, and no more may; nothing was begun, so retry later"
+    )]
+    TooManyRuns {
         /// The limit.
         limit: usize,
     },

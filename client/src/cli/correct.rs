@@ -3,11 +3,11 @@
 use super::{
     Streams,
     exit::Failure,
-    output::{Format, Rows},
+    output::{Format, Rows, grouped},
     reports, time_arg,
 };
 use crate::{Correct, UsageClient};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 
 #[derive(Debug, Args)]
@@ -32,6 +32,9 @@ pub(super) struct Arguments {
     /// Who enters it, kept for the record; by default the name of the API key
     #[arg(long, value_name = "NAME")]
     requested_by: Option<String>,
+    /// Only show what would be entered, and the totals that it would change
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -54,6 +57,9 @@ pub(super) async fn run(
     if let Some(key) = arguments.key {
         correction = correction.key(key);
     }
+    if arguments.dry_run {
+        correction = correction.dry_run();
+    }
     let key = correction.ensure_key().map(str::to_owned);
     let done = client.correct(correction).await.map_err(|error| {
         let advice = key.filter(|_| error.may_have_taken_effect());
@@ -69,6 +75,24 @@ pub(super) async fn run(
             streams.err,
             "a correction with this key was entered before; nothing was changed"
         )?;
+    }
+    for total in &done.totals {
+        let end = |at: Option<DateTime<Utc>>| {
+            at.map_or("an open end".to_owned(), |at| {
+                at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+            })
+        };
+        writeln!(
+            streams.err,
+            "total from {} to {}: {} before, {} after",
+            end(total.start),
+            end(total.end),
+            grouped(total.before),
+            grouped(total.after)
+        )?;
+    }
+    if arguments.dry_run {
+        writeln!(streams.err, "this was a dry run; nothing was entered")?;
     }
     let mut rows = Rows::new(&reports::COLUMNS);
     rows.push(reports::row(&done.report));

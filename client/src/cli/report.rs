@@ -33,6 +33,12 @@ pub(super) struct Arguments {
     /// Only show what would be sent
     #[arg(long)]
     dry_run: bool,
+    /// Why, kept in the audit
+    #[arg(long, conflicts_with = "watch")]
+    reason: Option<String>,
+    /// The id that the run gets, a UUID: the same one starts one run
+    #[arg(long, value_name = "UUID", conflicts_with = "watch")]
+    key: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -51,6 +57,12 @@ pub(super) async fn run(
     };
     if arguments.dry_run {
         scope = scope.dry_run();
+    }
+    if let Some(reason) = arguments.reason {
+        scope = scope.reason(reason);
+    }
+    if let Some(key) = arguments.key {
+        scope = scope.key(key);
     }
     let mut run = client.force_report(scope).await?;
     if let Some(id) = run.run_id() {

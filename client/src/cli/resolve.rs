@@ -24,6 +24,12 @@ pub(super) struct Arguments {
     /// Who decides, kept for the record; by default the name of the API key
     #[arg(long, value_name = "NAME")]
     requested_by: Option<String>,
+    /// Only show the report as it would be, and its etag
+    #[arg(long)]
+    dry_run: bool,
+    /// Decide only if the report and its decisions are as a dry run showed them
+    #[arg(long, value_name = "ETAG")]
+    etag: Option<String>,
     #[command(flatten)]
     format: Format,
 }
@@ -57,11 +63,24 @@ pub(super) async fn run(
     if let Some(name) = arguments.requested_by {
         decision = decision.requested_by(name);
     }
+    if arguments.dry_run {
+        decision = decision.dry_run();
+    }
+    if let Some(etag) = arguments.etag {
+        decision = decision.etag(etag);
+    }
     let done = client.resolve_report(decision).await?;
     if done.duplicate {
         writeln!(
             streams.err,
             "the same was decided before; nothing was changed"
+        )?;
+    }
+    if arguments.dry_run {
+        writeln!(
+            streams.err,
+            "this was a dry run; nothing was decided. Decide with --etag {} if the report is still as it was",
+            done.etag
         )?;
     }
     let mut rows = Rows::new(&reports::COLUMNS);

@@ -14,6 +14,7 @@ use super::{
     account_history::History,
     account_parts::{comparison, link, subscription},
     account_periods,
+    actions,
     calls::Failure,
     chart::{self, MAX_POINTS},
     html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time},
@@ -65,6 +66,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
             None => (link(account.as_ref())),
             Some(failure) => (layout::reason(failure)),
         }
+        (actions::account_part(visitor, &id))
         @if let Some(synced) = account.as_ref().and_then(|account| account.subscription.as_ref()) {
             (subscription(synced, &id))
         }

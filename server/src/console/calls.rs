@@ -12,17 +12,19 @@ use axum::{
     response::IntoResponse,
 };
 use http::{HeaderValue, Request, Response};
-use tonic::{Status, body::Body};
+use tonic::{Status, Streaming, body::Body};
 use tonic_types::StatusExt as _;
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
 use usage_proto::v1::{
-    DoctorRequest, DoctorResponse, ExplainInvoiceRequest, ExplainInvoiceResponse,
-    FindIncrementRequest, FindIncrementResponse, GetAccountRequest, GetAccountResponse, GetRequest,
-    GetResponse, GetSummaryRequest, GetSummaryResponse, ListAccountsRequest, ListAccountsResponse,
+    CorrectRequest, CorrectResponse, DoctorRequest, DoctorResponse, ExplainInvoiceRequest,
+    ExplainInvoiceResponse, FindIncrementRequest, FindIncrementResponse, ForceReportRequest,
+    ForceReportResponse, GetAccountRequest, GetAccountResponse, GetRequest, GetResponse,
+    GetSummaryRequest, GetSummaryResponse, ListAccountsRequest, ListAccountsResponse,
     ListAuditEntriesRequest, ListAuditEntriesResponse, ListKeysRequest, ListKeysResponse,
-    ListReportsRequest, ListReportsResponse, ListRunsRequest, ListRunsResponse, ListUsageRequest,
-    ListUsageResponse, ReconcileRequest, ReconcileResponse,
+    ListMetersRequest, ListMetersResponse, ListReportsRequest, ListReportsResponse,
+    ListRunsRequest, ListRunsResponse, ListUsageRequest, ListUsageResponse, ReconcileRequest,
+    ReconcileResponse, ResolveReportRequest, ResolveReportResponse,
     access_service_client::AccessServiceClient, account_service_client::AccountServiceClient,
     operations_service_client::OperationsServiceClient, usage_service_client::UsageServiceClient,
 };
@@ -83,6 +85,11 @@ impl Failure {
         answer
     }
 
+    /// Whether it is known that nothing was done, and sending the same again changes nothing of that.
+    pub(super) fn is_final(&self) -> bool {
+        self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
+    }
+
     pub(super) fn is_denied(&self) -> bool {
         self.status == StatusCode::FORBIDDEN
     }
@@ -97,10 +104,18 @@ impl From<Status> for Failure {
         let info = status.get_details_error_info();
         let retry = status.get_details_retry_info();
         let delay = retry.and_then(|retry| retry.retry_delay);
+        let wrong = status.get_details_bad_request();
+        let wrong = wrong.map_or_else(Vec::new, |wrong| wrong.field_violations);
+        let all: Vec<String> = wrong.into_iter().map(|one| one.description).collect();
         Self {
             status: http_status(status.code()),
             reason: info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason),
-            message: status.message().to_owned(),
+            // Each field that is wrong.
+            message: if all.len() > 1 {
+                all.join("; ")
+            } else {
+                status.message().to_owned()
+            },
             // In whole seconds, and never sooner than it may be sent again.
             retry_after_secs: delay.map(|delay| delay.as_secs().saturating_add(1)),
         }
@@ -178,7 +193,20 @@ impl Calls {
         })
     }
 
+    /// Begins or watches a run, or says what one would do. Whoever reads the messages limits the time.
+    pub(super) async fn force_report(
+        &self,
+        request: ForceReportRequest,
+    ) -> Result<Streaming<ForceReportResponse>, Failure> {
+        let client = UsageServiceClient::new(self.0.clone());
+        let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(client.force_report(request).await?.into_inner())
+    }
+
     call!(get: UsageServiceClient, GetRequest => GetResponse, TIMEOUT);
+    call!(list_meters: UsageServiceClient, ListMetersRequest => ListMetersResponse, TIMEOUT);
+    call!(correct: UsageServiceClient, CorrectRequest => CorrectResponse, TIMEOUT);
+    call!(resolve_report: UsageServiceClient, ResolveReportRequest => ResolveReportResponse, TIMEOUT);
     call!(list_reports: UsageServiceClient, ListReportsRequest => ListReportsResponse, TIMEOUT);
     call!(get_summary: UsageServiceClient, GetSummaryRequest => GetSummaryResponse, LONG_TIMEOUT);
     call!(list_usage: UsageServiceClient, ListUsageRequest => ListUsageResponse, LONG_TIMEOUT);

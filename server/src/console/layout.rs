@@ -1,7 +1,7 @@
 //! The frame of all pages: head, navigation, and how errors look.
 
 use axum::{
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -30,6 +30,8 @@ const NAVIGATION: [(HttpPath, &str); 10] = [
 pub(super) struct Page {
     pub(super) title: String,
     pub(super) content: Markup,
+    /// When the browser loads what next, by itself.
+    refresh: Option<String>,
 }
 
 impl Page {
@@ -37,13 +39,24 @@ impl Page {
         Self {
             title: title.into(),
             content,
+            refresh: None,
         }
+    }
+
+    /// The same, which a browser replaces by another page after some seconds.
+    pub(super) fn refreshed(self, secs: u32, next: &str) -> Self {
+        let refresh = Some(format!("{secs}; url={next}"));
+        Self { refresh, ..self }
     }
 }
 
 pub(super) fn answer(visitor: Option<&Visitor>, path: HttpPath, page: &Page) -> Response {
-    let page = framed(visitor, Some(path), &page.title, &page.content);
-    page.into_response()
+    let mut answer = framed(visitor, Some(path), &page.title, &page.content);
+    let refresh = page.refresh.as_deref();
+    let refresh = refresh.and_then(|refresh| HeaderValue::from_str(refresh).ok());
+    let refresh = refresh.map(|refresh| (header::REFRESH, refresh));
+    answer.headers_mut().extend(refresh);
+    answer
 }
 
 /// A page that says why there is no other.
@@ -128,10 +141,11 @@ fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
         !for_admins || Requirement::Role(Role::Admin).is_met_by(visitor.caller.role)
     };
     let section = match path {
-        Some(HttpPath::ConsoleAccount | HttpPath::ConsoleInvoice) => {
-            Some(HttpPath::ConsoleAccounts)
-        }
-        Some(HttpPath::ConsoleReport) => Some(HttpPath::ConsoleReports),
+        Some(
+            HttpPath::ConsoleAccount | HttpPath::ConsoleInvoice | HttpPath::ConsoleCorrect,
+        ) => Some(HttpPath::ConsoleAccounts),
+        Some(HttpPath::ConsoleReport | HttpPath::ConsoleResolve) => Some(HttpPath::ConsoleReports),
+        Some(HttpPath::ConsoleForce | HttpPath::ConsoleRun) => Some(HttpPath::ConsoleRuns),
         other => other,
     };
     // Of the page of one account, the list is the parent.

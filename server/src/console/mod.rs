@@ -1,4 +1,5 @@
-//! The console: pages that the server makes itself, for people who run it. They show what calls show, and nothing else.
+//! The console: pages that the server makes itself, for people who run it. They show what calls show, do what calls do, and
+//! nothing else.
 //!
 //! Each page gets its data through the same layers as a call of gRPC ([`calls`]), as the key that was signed in with: roles,
 //! limits, scopes and audit are those of calls, and no page has a query of its own. Nothing here runs in the browser: there is
@@ -9,6 +10,7 @@ mod account_history;
 mod account_parts;
 mod account_periods;
 mod accounts;
+mod actions;
 mod address_rates;
 mod audit;
 mod calls;
@@ -58,7 +60,8 @@ use crate::{
     authentication::{Authenticator, KnownCaller},
     clock::Clock,
     domain::{
-        access::{Caller, Requirement},
+        access::{Caller, Requirement, Role},
+        console_session::SessionSecret,
         http_paths::HttpPath,
     },
     error::Error,
@@ -112,6 +115,8 @@ pub(crate) struct Console {
     recent_usage: RecentUsage,
     /// Pages that are made or wait to be read.
     pages: PageLimit,
+    /// Whether pages change something while no key is needed.
+    writes_without_key: bool,
 }
 
 impl Console {
@@ -121,6 +126,7 @@ impl Console {
         clock: Clock,
         authenticator: Authenticator,
         stack: Stack,
+        writes_without_key: bool,
     ) -> Self {
         Self {
             sessions: Sessions::new(store, clock.clone(), authenticator.clone()),
@@ -132,6 +138,7 @@ impl Console {
             diagnosis: Diagnosis::default(),
             recent_usage: RecentUsage::default(),
             pages: PageLimit::default(),
+            writes_without_key,
         }
     }
 
@@ -158,6 +165,11 @@ impl Console {
             HttpPath::ConsoleSignOut => {
                 let made = self.sign_out(place, &head, body);
                 self.bounded(None, &head, made).await
+            }
+            HttpPath::ConsoleResolve | HttpPath::ConsoleCorrect | HttpPath::ConsoleForce
+                if head.method == Method::POST =>
+            {
+                self.act(path, requirement, place, &head, body).await
             }
             _ => self.page(path, requirement, place, &head).await,
         }
@@ -257,6 +269,10 @@ impl Console {
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor).await,
+            HttpPath::ConsoleResolve
+            | HttpPath::ConsoleCorrect
+            | HttpPath::ConsoleForce
+            | HttpPath::ConsoleRun => actions::page(path, visitor).await,
             _ => Err(Failure::not_found("this page does not exist")),
         }
     }
@@ -265,18 +281,11 @@ impl Console {
     /// caller needs a key.
     async fn identify(&self, place: Place, head: &Parts) -> Result<Visitor, Error> {
         let secret = cookie::read(&head.headers, place);
-        let now = self.clock.now();
         if let Some(secret) = secret {
             let address = visitor::address(&head.extensions);
             match self.sessions.caller(&secret, address).await {
                 Ok(caller) => {
-                    return Ok(Visitor::new(
-                        caller,
-                        Some(secret),
-                        head,
-                        self.stack.clone(),
-                        now,
-                    ));
+                    return Ok(self.visitor(caller, Some(secret), head));
                 }
                 // It has ended. The browser may have another right.
                 Err(Error::Unauthenticated) => {}
@@ -289,7 +298,19 @@ impl Console {
             .authenticator
             .authenticate(&head.headers, certificate)
             .await?;
-        Ok(Visitor::new(caller, None, head, self.stack.clone(), now))
+        Ok(self.visitor(caller, None, head))
+    }
+
+    fn visitor(
+        &self,
+        caller: Arc<Caller>,
+        session: Option<SessionSecret>,
+        head: &Parts,
+    ) -> Visitor {
+        let is_admin = Requirement::Role(Role::Admin).is_met_by(caller.role);
+        let may_change = is_admin && (self.writes_without_key || !caller.is_anyone());
+        let now = self.clock.now();
+        Visitor::new(caller, session, head, self.stack.clone(), (now, may_change))
     }
 }
 

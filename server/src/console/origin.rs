@@ -26,6 +26,12 @@ pub(super) fn is_own_form(head: &Parts) -> bool {
     }
 }
 
+/// Whether a browser says at all where a request comes from.
+pub(super) fn says_where_from(head: &Parts) -> bool {
+    let headers = &head.headers;
+    headers.contains_key(FETCH_SITE) || headers.contains_key(header::ORIGIN)
+}
+
 /// Whether no page of another site asks: a page of this console, whoever types an address, or no browser at all.
 pub(super) fn is_own_request(headers: &HeaderMap) -> bool {
     let site = headers.get(FETCH_SITE);

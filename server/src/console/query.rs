@@ -40,6 +40,12 @@ impl Query {
         self.get(name).to_owned()
     }
 
+    /// All of them.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.0.iter();
+        pairs.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// A time: `2026-03-10`, which is its first moment in the zone, or in RFC 3339.
     ///
     /// # Errors

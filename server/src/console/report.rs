@@ -6,6 +6,7 @@ use prost_types::Timestamp;
 use usage_proto::v1::{ListReportsRequest, ReportDecision, UsageReport, UsageReportKind};
 
 use super::{
+    actions,
     calls::Failure,
     html::{account_link, foreign, grouped, json_url, state, time, url, words},
     invoice_parts,
@@ -20,23 +21,18 @@ use crate::domain::http_paths::HttpPath;
 const MAX_REPORTS: i32 = 1_000;
 
 pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
-    let query = &visitor.query;
-    let (request, id) = (request(query)?, query.get("id"));
-    let found = visitor.calls.list_reports(request.clone()).await?;
-    let report = found.reports.iter().find(|report| report.id == id);
-    let report = report.ok_or_else(|| {
-        Failure::not_found(
-            "no such report is listed for this account and window; it may have been folded into a sum",
-        )
-    })?;
+    let request = request(&visitor.query)?;
+    let report = &find(visitor).await?;
     let json = json_url("UsageService/ListReports", &reports::json_of(&request));
     let content = html! {
         h1 { "Report " span .id { (report.id) } }
+        (actions::recorded(visitor, report))
         (facts(report))
         h2 { "Its way to Stripe" }
         (steps(report))
-        h2 { "Decisions" }
+        h2 #decisions { "Decisions" }
         (decisions(&report.decisions))
+        (actions::report_part(visitor, report))
         p .more {
             a href=(url(HttpPath::ConsoleReports, &[("account", &report.account_id)])) { "All reports of the account" }
             @let period = invoice_parts::around(report);
@@ -45,6 +41,19 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         }
     };
     Ok(Page::new("Report", content))
+}
+
+/// The report that the address names.
+pub(super) async fn find(visitor: &Visitor) -> Result<UsageReport, Failure> {
+    let query = &visitor.query;
+    let (request, id) = (request(query)?, query.get("id"));
+    let found = visitor.calls.list_reports(request).await?;
+    let report = found.reports.into_iter().find(|report| report.id == id);
+    report.ok_or_else(|| {
+        Failure::not_found(
+            "no such report is listed for this account and window; it may have been folded into a sum",
+        )
+    })
 }
 
 /// All reports of the window, of which one is wanted.

@@ -6,6 +6,7 @@ use serde_json::json;
 use usage_proto::v1::{ListRunsRequest, ListedRun, ReportCount, ReportRunState};
 
 use super::{
+    actions,
     calls::Failure,
     html::{ROWS, choice, field, foreign, grouped, json_url, more, rfc3339, time, url, words},
     layout::Page,
@@ -46,6 +47,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     }));
     let content = html! {
         h1 { "Runs" }
+        (actions::runs_part(visitor))
         form .filters method="get" action=(HttpPath::ConsoleRuns.name()) role="search" {
             (choice(query, "state", "State", &values))
             (field(query, "from", "Begun from", "2026-03-01"))

@@ -47,7 +47,7 @@ impl Console {
         let address = visitor::address(&head.extensions);
         let is_secure = origin::is_secure(&head.headers, place);
         let former = cookie::read(&head.headers, place);
-        let fields = match read_form(head, body).await {
+        let fields = match read_form(head, body, MAX_FORM_BYTES).await {
             Ok(fields) => fields,
             Err(failure) => return layout::failure(None, &failure),
         };
@@ -108,7 +108,7 @@ impl Console {
         }
         let is_secure = origin::is_secure(&head.headers, place);
         let session = cookie::read(&head.headers, place);
-        let fields = match read_form(head, body).await {
+        let fields = match read_form(head, body, MAX_FORM_BYTES).await {
             Ok(fields) => fields,
             Err(failure) => return layout::failure(None, &failure),
         };
@@ -145,7 +145,7 @@ fn own_page(next: &str) -> &str {
     }
 }
 
-fn foreign_form() -> Failure {
+pub(super) fn foreign_form() -> Failure {
     Failure {
         status: StatusCode::FORBIDDEN,
         reason: "FOREIGN_FORM".to_owned(),
@@ -156,7 +156,12 @@ fn foreign_form() -> Failure {
     }
 }
 
-async fn read_form(head: &Parts, body: Body) -> std::result::Result<Query, Failure> {
+/// The fields of a form of so many bytes at most.
+pub(super) async fn read_form(
+    head: &Parts,
+    body: Body,
+    max_bytes: usize,
+) -> std::result::Result<Query, Failure> {
     let kind = head.headers.get(header::CONTENT_TYPE);
     let is_form = kind.is_some_and(|value| {
         value
@@ -167,15 +172,15 @@ async fn read_form(head: &Parts, body: Body) -> std::result::Result<Query, Failu
         let message = "the body must be a form: application/x-www-form-urlencoded";
         return Err(Failure::invalid(message));
     }
-    read_body(body).await
+    read_body(body, max_bytes).await
 }
 
-async fn read_body(body: Body) -> std::result::Result<Query, Failure> {
-    let reading = tokio::time::timeout(FORM_TIMEOUT, to_bytes(body, MAX_FORM_BYTES));
+async fn read_body(body: Body, max_bytes: usize) -> std::result::Result<Query, Failure> {
+    let reading = tokio::time::timeout(FORM_TIMEOUT, to_bytes(body, max_bytes));
     match reading.await {
         Ok(Ok(bytes)) => Ok(Query::parse(&String::from_utf8_lossy(&bytes))),
         Ok(Err(_)) => Err(Failure::invalid(format!(
-            "the form could not be read; it may have {MAX_FORM_BYTES} bytes"
+            "the form could not be read; it may have {max_bytes} bytes"
         ))),
         Err(_) => Err(Failure::invalid("the form did not arrive in time")),
     }

@@ -32,6 +32,8 @@ pub(super) struct Visitor {
     pub(super) is_own_request: bool,
     /// When it is asked for.
     pub(super) now: Millis,
+    /// Whether pages have forms for it that change something.
+    pub(super) may_change: bool,
 }
 
 impl Visitor {
@@ -40,7 +42,7 @@ impl Visitor {
         session: Option<SessionSecret>,
         head: &Parts,
         stack: Stack,
-        now: Millis,
+        (now, may_change): (Millis, bool),
     ) -> Self {
         let context = head.extensions.get::<RequestContext>();
         let calls = Calls::new(stack, Arc::clone(&caller), activity(head), context);
@@ -52,11 +54,10 @@ impl Visitor {
             query: Query::parse(head.uri.query().unwrap_or_default()),
             is_own_request: is_own_request(&head.headers),
             now,
+            may_change,
         }
     }
-}
 
-impl Visitor {
     /// When the page is asked for.
     pub(super) fn timestamp(&self) -> Timestamp {
         Timestamp {

@@ -76,6 +76,10 @@ fn addresses(config: &Config) -> Group {
             (!origins.is_empty()).then(|| origins.join(",")),
         ),
         ("NO_CONSOLE", some(config.no_console)),
+        (
+            "CONSOLE_WRITES_WITHOUT_KEY",
+            some(config.console_writes_without_key),
+        ),
         ("WEBHOOK_LISTEN", addresses.webhook_listen.map(text)),
         ("METRICS_LISTEN", addresses.metrics_listen.map(text)),
         ("TLS_CERT_FILE", path(tls.tls_cert_file.as_ref())),

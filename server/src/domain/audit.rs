@@ -57,6 +57,8 @@ pub struct Actor {
     pub action_id: Uuid,
     /// Names the call in the caller's words, if it did.
     pub request_id: String,
+    /// Whether a page of the console made the call. It is part of the stored request, and of no entry that was read.
+    pub is_in_console: bool,
 }
 
 impl Actor {
@@ -73,6 +75,15 @@ impl Actor {
             address,
             action_id,
             request_id,
+            is_in_console: false,
+        }
+    }
+
+    /// The same, who acts in the console or not.
+    pub fn in_console(self, is_in_console: bool) -> Self {
+        Self {
+            is_in_console,
+            ..self
         }
     }
 
@@ -85,6 +96,7 @@ impl Actor {
             address: String::new(),
             action_id,
             request_id: String::new(),
+            is_in_console: false,
         }
     }
 
@@ -182,6 +194,18 @@ impl NewEntry {
             after: None,
             outcome: Outcome::Done,
             message: None,
+        }
+    }
+
+    /// Says in the request that a page of the console made it, if one did.
+    pub fn say_where_from(&mut self) {
+        if !self.actor.is_in_console {
+            return;
+        }
+        let request = self.request.as_deref().unwrap_or("{}");
+        if let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_str(request) {
+            fields.insert("via".to_owned(), json!("console"));
+            self.request = Some(serde_json::Value::Object(fields).to_string());
         }
     }
 

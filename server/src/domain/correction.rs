@@ -160,6 +160,15 @@ pub fn check_reason(reason: &str) -> Result<(), Violation> {
     ))
 }
 
+/// Validates a reason that need not be given.
+pub fn check_optional_reason(reason: &str) -> Result<(), Violation> {
+    if reason.is_empty() {
+        Ok(())
+    } else {
+        check_reason(reason)
+    }
+}
+
 /// Validates a requester name: at most 128 characters without NUL. It may be empty, but not only spaces.
 pub fn check_requested_by(requested_by: &str) -> Result<(), Violation> {
     let chars = requested_by.chars().count();

@@ -1,13 +1,18 @@
 //! Decisions: how an admin resolves a report that the service does not retry.
 
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
     Millis,
     account_id::AccountId,
+    hex::hex,
     names::names,
-    report::{State, Transition},
+    report::{Report, State, Transition},
 };
+
+/// The hexadecimal digits of an etag.
+const ETAG_CHARS: usize = 16;
 
 /// The action of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +39,21 @@ impl Action {
             Self::WriteOff => Transition::WriteOff,
         }
     }
+}
+
+/// Names a report and its decisions, as far as another decision depends on them.
+pub fn etag(report: &Report, last: Option<&Decision>) -> String {
+    let seen = format!(
+        "{} {} {} {:?} {:?}",
+        report.state.name(),
+        report.generation,
+        report.quantity,
+        report.customer,
+        last.map(|decision| (decision.decided_at, decision.action)),
+    );
+    let mut etag = hex(&Sha256::digest(seen.as_bytes()));
+    etag.truncate(ETAG_CHARS);
+    etag
 }
 
 /// A decision as it is stored.

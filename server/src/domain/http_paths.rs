@@ -48,6 +48,14 @@ pub enum HttpPath {
     ConsoleKeys,
     /// The lines of `doctor`, and the settings.
     ConsoleSetUp,
+    /// The form to resolve a report.
+    ConsoleResolve,
+    /// The form to correct usage.
+    ConsoleCorrect,
+    /// The form to force reports.
+    ConsoleForce,
+    /// How far a run is.
+    ConsoleRun,
     /// The form to sign in.
     ConsoleSignIn,
     /// The end of a session.
@@ -75,6 +83,10 @@ names!(HttpPath {
     ConsoleAudit = "/audit",
     ConsoleKeys = "/keys",
     ConsoleSetUp = "/set-up",
+    ConsoleResolve = "/resolve",
+    ConsoleCorrect = "/correct",
+    ConsoleForce = "/force",
+    ConsoleRun = "/run",
     ConsoleSignIn = "/sign-in",
     ConsoleSignOut = "/sign-out",
     ConsoleStyle = "/console.css",
@@ -125,7 +137,12 @@ impl HttpPath {
             | Self::ConsoleRuns
             | Self::ConsoleVerification
             | Self::ConsoleSetUp => Some(Requirement::Role(Role::Reader)),
-            Self::ConsoleAudit | Self::ConsoleKeys => Some(Requirement::Role(Role::Admin)),
+            Self::ConsoleAudit
+            | Self::ConsoleKeys
+            | Self::ConsoleResolve
+            | Self::ConsoleCorrect
+            | Self::ConsoleForce
+            | Self::ConsoleRun => Some(Requirement::Role(Role::Admin)),
             // They show nothing that is stored.
             Self::ConsoleSignIn | Self::ConsoleSignOut | Self::ConsoleStyle => Some(Nothing),
             Self::Live | Self::Ready | Self::Metrics | Self::OpenApi | Self::StripeWebhooks => None,

@@ -27,7 +27,7 @@ impl Error {
                 .name(),
             Self::KeyReused(_) => "KEY_REUSED",
             Self::CustomerTaken { .. } => "CUSTOMER_TAKEN",
-            Self::EtagMismatch { .. } => "ETAG_MISMATCH",
+            Self::EtagMismatch { .. } | Self::ReportChanged { .. } => "ETAG_MISMATCH",
             Self::AccountNotFound(_) | Self::NothingStored(_) => "ACCOUNT_NOT_FOUND",
             Self::AccountDeleted => "ACCOUNT_DELETED",
             Self::AccountNotDeletable(_) => "ACCOUNT_NOT_DELETABLE",
@@ -40,6 +40,7 @@ impl Error {
             Self::NotResolvable { .. } => "NOT_RESOLVABLE",
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
+            | Self::TooManyRuns { .. }
             | Self::TooManyReads { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
@@ -76,7 +77,7 @@ impl Error {
             Self::Logged { error, .. } => error.code(),
             Self::Invalid(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
             Self::KeyReused(_) | Self::CustomerTaken { .. } => Code::AlreadyExists,
-            Self::EtagMismatch { .. } => Code::Aborted,
+            Self::EtagMismatch { .. } | Self::ReportChanged { .. } => Code::Aborted,
             Self::AccountNotFound(_)
             | Self::NothingStored(_)
             | Self::RunNotFound(_)
@@ -91,6 +92,7 @@ impl Error {
             Self::PermissionDenied(_) => Code::PermissionDenied,
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
+            | Self::TooManyRuns { .. }
             | Self::TooManyReads { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
@@ -136,6 +138,7 @@ impl Error {
                 Some(*retry_after)
             }
             Self::TooManyChanges { .. }
+            | Self::TooManyRuns { .. }
             | Self::TooManyReads { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }

@@ -93,9 +93,10 @@ pub(crate) struct Http {
 
 impl Http {
     /// The console, whose pages call these services.
-    pub(crate) fn console(&self, stack: Stack) -> Console {
+    pub(crate) fn console(&self, stack: Stack, writes_without_key: bool) -> Console {
         let (store, clock) = (self.store.clone(), self.clock.clone());
-        Console::new(store, clock, self.authenticator.clone(), stack)
+        let authenticator = self.authenticator.clone();
+        Console::new(store, clock, authenticator, stack, writes_without_key)
     }
 }
 
@@ -209,7 +210,10 @@ fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
         HttpPath::Metrics => get(show_metrics),
         HttpPath::OpenApi => get(show_openapi),
         HttpPath::StripeWebhooks => post(receive_webhook),
-        HttpPath::ConsoleSignIn => get(show_console).post(show_console),
+        HttpPath::ConsoleSignIn
+        | HttpPath::ConsoleResolve
+        | HttpPath::ConsoleCorrect
+        | HttpPath::ConsoleForce => get(show_console).post(show_console),
         HttpPath::ConsoleSignOut => post(show_console),
         HttpPath::ConsoleOverview
         | HttpPath::ConsoleUsage
@@ -224,6 +228,7 @@ fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
         | HttpPath::ConsoleAudit
         | HttpPath::ConsoleKeys
         | HttpPath::ConsoleSetUp
+        | HttpPath::ConsoleRun
         | HttpPath::ConsoleStyle => get(show_console),
     }
 }

@@ -6,6 +6,7 @@ use tonic::Request;
 use uuid::Uuid;
 
 use crate::{
+    authentication::KnownCaller,
     domain::{access::Caller, audit::Actor},
     error::{Error, Result},
     request_context::RequestContext,
@@ -23,6 +24,11 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>> {
         .ok_or_else(|| Error::Internal("a call whose caller is not known".into()))
 }
 
+/// Whether a page of the console makes a call: it knows who calls before.
+pub(crate) fn is_in_console(extensions: &http::Extensions) -> bool {
+    extensions.get::<KnownCaller>().is_some()
+}
+
 /// Who acts, for the record.
 pub(super) fn actor<T>(request: &Request<T>) -> Result<Actor> {
     let caller = caller(request)?;
@@ -32,10 +38,8 @@ pub(super) fn actor<T>(request: &Request<T>) -> Result<Actor> {
     let address = address.map(|address| address.to_string());
     // tonic stores what was in the extensions of the HTTP request.
     let id = RequestContext::id_of(request.extensions())?.to_string();
-    Ok(Actor::caller(
-        &caller,
-        address.unwrap_or_default(),
-        action.0,
-        id,
-    ))
+    Ok(
+        Actor::caller(&caller, address.unwrap_or_default(), action.0, id)
+            .in_console(is_in_console(request.extensions())),
+    )
 }

@@ -111,6 +111,7 @@ pub(super) fn correct(actor: Actor, request: &v1::CorrectRequest) -> Action {
         "timestamp": time(request.timestamp.as_ref()),
         "requested_by": request.requested_by,
         "idempotency_key": request.idempotency_key,
+        "dry_run": request.dry_run,
     });
     action(actor, "Correct", &request.account_id, details).logged_as("usage was corrected")
 }
@@ -122,6 +123,8 @@ pub(super) fn resolve(actor: Actor, request: &v1::ResolveReportRequest) -> Actio
         "action": request.action().as_str_name(),
         "reason": request.reason,
         "requested_by": request.requested_by,
+        "dry_run": request.dry_run,
+        "etag": request.etag,
     });
     action(actor, "ResolveReport", &request.account_id, details)
         .logged_as("a usage report was decided")
@@ -148,6 +151,8 @@ pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Ac
         "all": request.all,
         "dry_run": request.dry_run,
         "run_id": request.run_id,
+        "reason": request.reason,
+        "idempotency_key": request.idempotency_key,
     });
     action(actor, "ForceReport", only, details)
 }

@@ -242,7 +242,9 @@ impl Auditor {
     async fn write(&self, entry: &NewEntry) -> Result<()> {
         // Also while clocks contradict each other: what is done must be recorded.
         let now = self.store.shared_now().await?;
-        self.store.write_audit_entry(entry, now).await
+        let mut entry = entry.clone();
+        entry.say_where_from();
+        self.store.write_audit_entry(&entry, now).await
     }
 }
 

@@ -148,6 +148,7 @@ fn response(event: RunEvent) -> Wire {
             done: seen.summary.done(),
             closing_finished: seen.closing_finished,
             in_earlier_runs: i64::try_from(seen.in_earlier_runs).unwrap_or(i64::MAX),
+            results: Some(run_summary(String::new(), seen.summary)),
         }),
         RunEvent::Preview(reports) => Wire::Preview(v1::ReportPreview {
             reports: reports.into_iter().map(wire::usage_report).collect(),

@@ -21,13 +21,16 @@ use crate::{
         access::Caller,
         account_id::AccountId,
         audit::Actor,
-        correction::{Correction, check_reason, check_requested_by},
+        correction::{Correction, check_optional_reason, check_reason, check_requested_by},
         invoice_comparison::PeriodComparison,
-        report::Report,
         run::{Run, Scope as RunScope},
+        violation::{Violation, quoted},
     },
     error::{Error, Result},
-    store::decisions::{NewDecision, Resolved},
+    store::{
+        corrections::Entered,
+        decisions::{NewDecision, Resolved},
+    },
 };
 
 impl UsageRpc {
@@ -38,7 +41,7 @@ impl UsageRpc {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
         let action = audit_json::correct(actor.clone(), &request);
-        let (slots, now) = (self.slots, self.clock.now());
+        let (slots, now, is_dry_run) = (self.slots, self.clock.now(), request.dry_run);
         let checked = || {
             check_usage(&self.meters, &caller, &request.account_id, &request.meter)?;
             let raw = wire::raw_correction(request)?;
@@ -47,18 +50,36 @@ impl UsageRpc {
         let mut correction = self.auditor.checked(&action, checked()).await?;
         correction.requested_by = actor.requester(&correction.requested_by);
         let (store, auditor) = (self.store.clone(), self.auditor.clone());
-        let entered = Box::pin(async move { store.correct(&correction, slots, now).await });
+        let quantity = correction.quantity;
+        let entered =
+            Box::pin(async move { store.correct(&correction, slots, now, is_dry_run).await });
         // A correction is a new report. One that was entered before stays as it was.
-        let changed = |(report, duplicate): &(Report, bool)| Changed {
-            before: duplicate.then(|| audit_json::report(report)),
-            after: (!duplicate).then(|| audit_json::report(report)),
-            failed_after: None,
+        let changed = |entered: &Entered| {
+            let report = audit_json::report(&entered.report);
+            let (before, after) = if entered.is_duplicate {
+                (Some(report), None)
+            } else {
+                (None, Some(report))
+            };
+            Changed {
+                before,
+                after,
+                failed_after: None,
+            }
         };
-        let (report, duplicate) = to_its_end(auditor.record(action, entered, changed)).await?;
-        self.reporter.send_now();
+        let entered = if is_dry_run {
+            to_its_end(entered).await?
+        } else {
+            let entered = to_its_end(auditor.record(action, entered, changed)).await?;
+            self.reporter.send_now();
+            entered
+        };
+        let totals = entered.totals.into_iter();
+        let totals = totals.map(|(period, before)| wire::corrected_total(period, before, quantity));
         Ok(Response::new(v1::CorrectResponse {
-            report: self.with_decisions(vec![report]).await?.pop(),
-            duplicate,
+            report: self.with_decisions(vec![entered.report]).await?.pop(),
+            duplicate: entered.is_duplicate,
+            totals: totals.collect(),
         }))
     }
 
@@ -74,6 +95,7 @@ impl UsageRpc {
             new_decision(request, &actor)
         };
         let decision = self.auditor.checked(&action, checked()).await?;
+        let is_dry_run = decision.is_dry_run;
         let (store, auditor, now) = (self.store.clone(), self.auditor.clone(), self.clock.now());
         let resolved = Box::pin(async move { store.resolve(&decision, now).await });
         let changed = |resolved: &Resolved| Changed {
@@ -81,13 +103,19 @@ impl UsageRpc {
             after: resolved.after.as_ref().map(audit_json::report),
             failed_after: None,
         };
-        let resolved = to_its_end(auditor.record(action, resolved, changed)).await?;
-        self.reporter.send_now();
+        let resolved = if is_dry_run {
+            to_its_end(resolved).await?
+        } else {
+            let resolved = to_its_end(auditor.record(action, resolved, changed)).await?;
+            self.reporter.send_now();
+            resolved
+        };
         let duplicate = resolved.after.is_none();
         let report = resolved.after.unwrap_or(resolved.before);
         Ok(Response::new(v1::ResolveReportResponse {
             report: self.with_decisions(vec![report]).await?.pop(),
             duplicate,
+            etag: resolved.etag,
         }))
     }
 
@@ -140,21 +168,28 @@ impl UsageRpc {
         let request = request.into_inner();
         let action = audit_json::force_report(actor.clone(), &request);
         let is_preview = request.dry_run;
-        let scope = allowed_scope(&caller, &request);
-        let events = match self.auditor.checked(&action, scope).await? {
-            None => self
-                .reporter
-                .watch(self.reporter.run(run_id(&request.run_id)?).await?),
+        let asked = allowed_scope(&caller, &request);
+        let events = match self.auditor.checked(&action, asked).await? {
+            None => {
+                let run = self.watched_run(&caller, &request.run_id).await;
+                self.reporter
+                    .watch(self.auditor.checked(&action, run).await?)
+            }
             Some(scope) if is_preview => self.reporter.preview(scope),
             Some(scope) => {
                 let (reporter, auditor) = (Arc::clone(&self.reporter), self.auditor.clone());
-                let begun =
-                    Box::pin(async move { reporter.report(actor.requester(""), scope).await });
-                let changed = |run: &Run| Changed {
-                    after: Some(audit_json::run(run)),
-                    ..Changed::default()
+                let id = self.auditor.checked(&action, new_run_id(&request)).await?;
+                let begun = Box::pin(async move {
+                    let requester = actor.requester("");
+                    reporter.report(requester, scope, id).await
+                });
+                // A run that was begun before goes on as it was.
+                let changed = |(run, is_new): &(Run, bool)| Changed {
+                    before: (!is_new).then(|| audit_json::run(run)),
+                    after: is_new.then(|| audit_json::run(run)),
+                    failed_after: None,
                 };
-                let run = to_its_end(auditor.record(action, begun, changed)).await?;
+                let (run, _) = to_its_end(auditor.record(action, begun, changed)).await?;
                 self.reporter.watch(run)
             }
         };
@@ -165,17 +200,62 @@ impl UsageRpc {
             caller,
         )))
     }
+
+    /// A run that a caller may watch: one of accounts that it may report. Whether another one exists is not said to a caller
+    /// that is limited.
+    async fn watched_run(&self, caller: &Caller, id: &str) -> Result<Run> {
+        let everything = caller.check_everything();
+        let run = match run_id(id) {
+            Ok(id) => self.reporter.find_run(id).await?,
+            Err(_) => None,
+        };
+        let Some(run) = run else {
+            everything?;
+            return Err(Error::RunNotFound(id.to_owned()));
+        };
+        match &run.scope {
+            RunScope::Accounts(accounts) if everything.is_err() => {
+                let checked = accounts
+                    .iter()
+                    .map(|one| caller.check_account(one.as_str()));
+                let all: std::result::Result<Vec<()>, _> = checked.collect();
+                all.and(if accounts.is_empty() {
+                    everything
+                } else {
+                    Ok(())
+                })?;
+            }
+            RunScope::All | RunScope::Accounts(_) => everything?,
+        }
+        Ok(run)
+    }
 }
 
 /// The scope of a run, if the caller may report it; none to watch a run.
 fn allowed_scope(caller: &Caller, request: &v1::ForceReportRequest) -> Result<Option<RunScope>> {
-    if request.account_ids.is_empty() {
+    // Of a run that is watched, its accounts are checked.
+    if request.account_ids.is_empty() && request.run_id.is_empty() {
         caller.check_everything()?;
     }
     for account in &request.account_ids {
         caller.check_account(account)?;
     }
+    check_optional_reason(&request.reason)?;
     Ok(scope(request)?)
+}
+
+/// The id that a run gets, if its caller chose one.
+fn new_run_id(request: &v1::ForceReportRequest) -> Result<Option<Uuid>> {
+    let key = &request.idempotency_key;
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let id = Uuid::parse_str(key).ok().filter(|id| !id.is_nil());
+    let wrong = || {
+        let message = format!("idempotency_key is {}; it must be a UUID", quoted(key));
+        Violation::invalid("idempotency_key", message)
+    };
+    Ok(Some(id.ok_or_else(wrong)?))
 }
 
 fn new_decision(request: v1::ResolveReportRequest, actor: &Actor) -> Result<NewDecision> {
@@ -191,6 +271,8 @@ fn new_decision(request: v1::ResolveReportRequest, actor: &Actor) -> Result<NewD
         action,
         reason: request.reason,
         requested_by: actor.requester(&request.requested_by),
+        etag: (!request.etag.is_empty()).then_some(request.etag),
+        is_dry_run: request.dry_run,
     })
 }
 

@@ -69,6 +69,18 @@ pub(super) fn period(interval: Interval) -> v1::Period {
     }
 }
 
+/// A total that a correction would change. An end of the period that is not known is absent.
+pub(super) fn corrected_total(period: Interval, before: i64, quantity: i64) -> v1::CorrectedTotal {
+    v1::CorrectedTotal {
+        period: Some(v1::Period {
+            start: (period.start != Millis::MIN).then(|| timestamp(period.start)),
+            end: (period.end != Millis::MAX).then(|| timestamp(period.end)),
+        }),
+        before,
+        after: before.saturating_add(quantity),
+    }
+}
+
 /// A period from the wire; start and end are required.
 pub(super) fn interval(field: &str, period: &v1::Period) -> Result<Interval, Violation> {
     let bound = |name: &str, at: &Option<Timestamp>| {

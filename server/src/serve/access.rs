@@ -26,7 +26,10 @@ use crate::{
     error::{Error, Result},
     request_context::RequestContext,
     request_rates::RequestRates,
-    rpc::{actor::ActionId, auditor::Auditor},
+    rpc::{
+        actor::{ActionId, is_in_console},
+        auditor::Auditor,
+    },
 };
 
 /// Checks the calls of the services that it wraps.
@@ -139,5 +142,6 @@ fn actor(caller: &Caller, request: &Request<Body>, action: ActionId) -> Result<A
     let connection = request.extensions().get::<Arc<Activity>>();
     let address = connection.map_or_else(String::new, |of| of.peer().to_string());
     let id = RequestContext::id_of(request.extensions())?.to_string();
-    Ok(Actor::caller(caller, address, action.0, id))
+    let actor = Actor::caller(caller, address, action.0, id);
+    Ok(actor.in_console(is_in_console(request.extensions())))
 }

@@ -94,7 +94,8 @@ pub(super) async fn serve_sockets(
         streams_per_connection: config.streams_per_connection,
     };
     let (http, exporter) = http;
-    let console = (!config.no_console).then(|| http.console(stack.clone()));
+    let writes_without_key = config.console_writes_without_key;
+    let console = (!config.no_console).then(|| http.console(stack.clone(), writes_without_key));
     let http = HttpServer::new(http, exporter, rpc, console);
     let serving = tokio::try_join!(
         serve_grpc(grpc, config, tls, stack, shutdown),

@@ -160,6 +160,7 @@ impl From<audit_entry::Model> for Entry {
                     address: row.address,
                     action_id: row.action_id,
                     request_id: row.request_id,
+                    is_in_console: false,
                 },
                 action: row.action,
                 account_id: row.account_id,

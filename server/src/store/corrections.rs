@@ -46,9 +46,20 @@ pub(super) struct Change<'a> {
     pub(super) except: Option<Uuid>,
 }
 
+/// A correction that was entered, or would be.
+#[derive(Clone, Debug)]
+pub(crate) struct Entered {
+    /// Its report.
+    pub(crate) report: Report,
+    /// Whether its key entered it before.
+    pub(crate) is_duplicate: bool,
+    /// Of a dry run: the totals that it would change, as they are.
+    pub(crate) totals: Vec<(Interval, i64)>,
+}
+
 impl Store {
-    /// Enters a correction. If its key entered the same correction before, changes nothing and returns true with that
-    /// one.
+    /// Enters a correction, or only says what would be entered. If its key entered the same correction before, changes
+    /// nothing and returns that one.
     ///
     /// Corrections of an account are serialized. Usage that is counted meanwhile only increases the total, so the check
     /// is never too generous.
@@ -57,18 +68,24 @@ impl Store {
         correction: &Correction,
         slots: Slots,
         now: Millis,
-    ) -> Result<(Report, bool)> {
+        is_dry_run: bool,
+    ) -> Result<Entered> {
         let tx = self.begin_within_boundaries().await?;
         check_not_deleted(&tx, &correction.account_id).await?;
         self.lock_corrections(&tx, &correction.account_id).await?;
         if let Some(entered) = find_entered(&tx, correction).await? {
             tx.rollback().await?;
-            return entered.map(|report| (report, true));
+            return entered.map(|report| Entered {
+                report,
+                is_duplicate: true,
+                totals: Vec::new(),
+            });
         }
         let account = &correction.account_id;
         let links = read_links_of(&tx, account).await?;
         let target = billing_target_at(&links, correction.at);
-        if correction.quantity < 0 {
+        let mut totals = Vec::new();
+        if correction.quantity < 0 || is_dry_run {
             let change = Change {
                 account_id: account,
                 meter: &correction.meter,
@@ -76,7 +93,8 @@ impl Store {
                 at: correction.at,
                 except: None,
             };
-            check_stays_above(&tx, &change, &links, &target).await?;
+            totals = read_totals(&tx, &change, &links, &target).await?;
+            check_totals(&change, &totals)?;
         }
         let report = insert(&tx, correction, &target, slots, now).await?;
         if let Some(key) = &correction.key {
@@ -91,8 +109,17 @@ impl Store {
                 .exec_without_returning(&tx)
                 .await?;
         }
-        tx.commit().await?;
-        Ok((report, false))
+        if is_dry_run {
+            tx.rollback().await?;
+        } else {
+            tx.commit().await?;
+            totals = Vec::new();
+        }
+        Ok(Entered {
+            report,
+            is_duplicate: false,
+            totals,
+        })
     }
 
     /// Serializes corrections of an account. On SQLite, the single writer does.
@@ -154,6 +181,16 @@ pub(super) async fn check_stays_above(
     links: &[Link],
     target: &BillingTarget,
 ) -> Result<()> {
+    check_totals(change, &read_totals(tx, change, links, target).await?)
+}
+
+/// The periods that a change is in, with their totals without it.
+async fn read_totals(
+    tx: &Transaction,
+    change: &Change<'_>,
+    links: &[Link],
+    target: &BillingTarget,
+) -> Result<Vec<(Interval, i64)>> {
     let is_billed = matches!(target, BillingTarget::Billed(_));
     let mut periods = Vec::new();
     if is_billed {
@@ -163,14 +200,21 @@ pub(super) async fn check_stays_above(
     if periods.is_empty() {
         periods.push(time_without_periods(links, is_billed, change.at));
     }
-    // None of their totals may become negative.
+    let mut totals = Vec::new();
     for period in periods {
-        let current = sum_period(tx, change, target, period).await?;
+        totals.push((period, sum_period(tx, change, target, period).await?));
+    }
+    Ok(totals)
+}
+
+/// None of the totals may become negative.
+fn check_totals(change: &Change<'_>, totals: &[(Interval, i64)]) -> Result<()> {
+    for (period, current) in totals {
         if current.saturating_add(change.quantity) < 0 {
             return Err(Error::BelowZero {
                 quantity: change.quantity,
-                current,
-                period,
+                current: *current,
+                period: *period,
             });
         }
     }

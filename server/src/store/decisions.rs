@@ -24,7 +24,7 @@ use crate::{
         HOUR_MS, Millis,
         account::{BillingTarget, billing_target_at},
         account_id::AccountId,
-        decision::{Action, Decision},
+        decision::{Action, Decision, etag},
         report::{MAX_EVENT_AGE_MS, Report, State},
     },
     entity::{
@@ -53,6 +53,10 @@ pub(crate) struct NewDecision {
     pub(crate) reason: String,
     /// Who decides.
     pub(crate) requested_by: String,
+    /// The etag that the caller read, if it gave one.
+    pub(crate) etag: Option<String>,
+    /// Whether nothing is stored.
+    pub(crate) is_dry_run: bool,
 }
 
 /// A report on which was decided.
@@ -60,6 +64,8 @@ pub(crate) struct NewDecision {
 pub(crate) struct Resolved {
     /// It before the decision.
     pub(crate) before: Report,
+    /// Names it and its decisions before this one.
+    pub(crate) etag: String,
     /// It after the decision; absent if the decision was in force before.
     pub(crate) after: Option<Report>,
 }
@@ -73,10 +79,16 @@ impl Store {
             return Err(self.report_not_found(new.report_id).await?);
         };
         let last = last_decision(&tx, &report).await?;
+        let etag = etag(&report, last.as_ref());
         let Some(next) = report.state.after(&new.action.transition()) else {
             tx.rollback().await?;
-            return repeated(report, last.as_ref(), new.action);
+            return repeated(report, etag, last.as_ref(), new.action);
         };
+        if new.etag.as_ref().is_some_and(|given| *given != etag) {
+            tx.rollback().await?;
+            let report = report.id.to_string();
+            return Err(Error::ReportChanged { report });
+        }
         let sending = read_sending(&tx).await?;
         check_former_account(&sending, &report, new.action)?;
         // It is looked up again. Under its own identifier Stripe can still refuse it.
@@ -118,11 +130,16 @@ impl Store {
         insert_decision(&tx, &report, new, generation, now).await?;
         let id = (report.account_id.clone(), report.id);
         let after = usage_report::Entity::find_by_id(id).one(&tx).await?;
-        tx.commit().await?;
-        metrics::count_transition(Some(&new.action.transition()));
+        if new.is_dry_run {
+            tx.rollback().await?;
+        } else {
+            tx.commit().await?;
+            metrics::count_transition(Some(&new.action.transition()));
+        }
         Ok(Resolved {
             after: Some(after.map_or_else(|| report.clone(), Report::from)),
             before: report,
+            etag,
         })
     }
 
@@ -275,12 +292,18 @@ fn check_former_account(sending: &Sending, report: &Report, action: Action) -> R
 }
 
 /// The result if the report's state needs no decision: the report if the same decision is in force, else an error.
-fn repeated(report: Report, last: Option<&Decision>, action: Action) -> Result<Resolved> {
+fn repeated(
+    report: Report,
+    etag: String,
+    last: Option<&Decision>,
+    action: Action,
+) -> Result<Resolved> {
     // If the service has given the report a new identifier since then, the decision is no longer in force.
     let in_force = last.filter(|decision| decision.generation == report.generation);
     if in_force.is_some_and(|decision| decision.action == action) {
         return Ok(Resolved {
             before: report,
+            etag,
             after: None,
         });
     }

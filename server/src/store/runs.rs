@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    TryInsertResult,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
@@ -25,7 +26,7 @@ use crate::{
         run::{Run, Scope, Trigger},
     },
     entity::{
-        report_run,
+        report_run::{self, ReportRunTrigger},
         usage_report::{self, UsageReportState},
     },
     error::{Error, Result},
@@ -43,6 +44,8 @@ pub(crate) struct NewRun {
     pub(crate) requested_by: String,
     /// The accounts whose reports it closes.
     pub(crate) scope: Scope,
+    /// Its id, if the caller chose one.
+    pub(crate) id: Option<Uuid>,
 }
 
 /// The number of a run's reports in one state, and their total.
@@ -68,7 +71,7 @@ impl NewRun {
             }
         };
         Ok(report_run::ActiveModel {
-            id: Set(Uuid::now_v7()),
+            id: Set(self.id.unwrap_or_else(Uuid::now_v7)),
             trigger: Set(self.trigger.into()),
             requested_by: Set(self.requested_by.clone()),
             scope: Set(scope),
@@ -111,13 +114,48 @@ impl Store {
         Ok(row.try_into()?)
     }
 
+    /// Begins a run whose caller chose its id; none if a run has it.
+    pub(crate) async fn insert_run_once(&self, new: &NewRun, now: Millis) -> Result<Option<Run>> {
+        let tx = self.begin_within_boundaries().await?;
+        let new = without_deleted(&tx, new).await?;
+        let row = new.row(now)?;
+        let id = row.id.clone();
+        let inserted = report_run::Entity::insert(row)
+            .on_conflict_do_nothing()
+            .exec_without_returning(&tx)
+            .await?;
+        tx.commit().await?;
+        match (inserted, id) {
+            (TryInsertResult::Inserted(1), Set(id)) => self.get_run(id).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// How many forced runs have not closed all of their reports, up to a limit.
+    pub(crate) async fn count_forced_runs(&self, limit: usize) -> Result<usize> {
+        use report_run::Column;
+        let found: Vec<Uuid> = report_run::Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(Column::ClosingFinishedAt.is_null())
+            .filter(Column::Trigger.eq(ReportRunTrigger::from(Trigger::Force)))
+            .limit(u64::try_from(limit).unwrap_or(u64::MAX))
+            .into_tuple()
+            .all(&self.writer)
+            .await?;
+        Ok(found.len())
+    }
+
     /// The run with an id.
     pub(crate) async fn get_run(&self, id: Uuid) -> Result<Run> {
-        let row = report_run::Entity::find_by_id(id)
-            .one(&self.reader)
-            .await?
-            .ok_or_else(|| Error::RunNotFound(id.to_string()))?;
-        Ok(row.try_into()?)
+        let run = self.find_run(id).await?;
+        run.ok_or_else(|| Error::RunNotFound(id.to_string()))
+    }
+
+    /// The same, which may not exist.
+    pub(crate) async fn find_run(&self, id: Uuid) -> Result<Option<Run>> {
+        let found = report_run::Entity::find_by_id(id).one(&self.reader).await?;
+        Ok(found.map(Run::try_from).transpose()?)
     }
 
     /// Records that a run has closed everything in its scope.

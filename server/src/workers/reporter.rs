@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use super::{run_observation::Observer, wake::Signals};
 use crate::{
@@ -16,11 +17,15 @@ use crate::{
         meter::Meters,
         request_id::RequestId,
         run::{Run, Scope, Trigger},
+        violation::{Reason, Violation},
     },
     error::{Error, Result},
     request_context::RequestContext,
     store::{Store, runs::NewRun},
 };
+
+/// Forced runs that may close reports at once. They go on without their callers.
+const MAX_FORCED_RUNS: usize = 100;
 
 /// Begins and watches runs.
 #[derive(Debug)]
@@ -79,13 +84,28 @@ impl Reporter {
         })
     }
 
-    /// Begins a run that an admin requested. It continues if the caller disconnects.
+    /// Begins a run that an admin requested. It continues if the caller disconnects. Returns false with the run that has the
+    /// id, if one has it.
     ///
     /// # Errors
-    /// There is no Stripe key, or the database does not respond.
-    pub(crate) async fn report(&self, requested_by: String, scope: Scope) -> Result<Run> {
+    /// There is no Stripe key, too many forced runs close reports, another run has the id, or the database does not respond.
+    pub(crate) async fn report(
+        &self,
+        requested_by: String,
+        scope: Scope,
+        id: Option<Uuid>,
+    ) -> Result<(Run, bool)> {
         if !self.has_stripe {
             return Err(Error::ReportingDisabled);
+        }
+        if let Some(id) = id
+            && let Some(known) = self.store.find_run(id).await?
+        {
+            return same_run(known, &scope);
+        }
+        if self.store.count_forced_runs(MAX_FORCED_RUNS).await? >= MAX_FORCED_RUNS {
+            let limit = MAX_FORCED_RUNS;
+            return Err(Error::TooManyRuns { limit });
         }
         let now = self.store.now().await?;
         // A forced run also sends reports in backoff.
@@ -95,10 +115,18 @@ impl Reporter {
             trigger: Trigger::Force,
             requested_by,
             scope,
+            id,
         };
-        let run = self.store.insert_run(&new, now).await?;
+        let run = match id {
+            None => self.store.insert_run(&new, now).await?,
+            Some(id) => match self.store.insert_run_once(&new, now).await? {
+                Some(run) => run,
+                // Another call with the same id was faster.
+                None => return same_run(self.store.get_run(id).await?, &new.scope),
+            },
+        };
         self.close(run.clone(), RequestContext::current());
-        Ok(run)
+        Ok((run, true))
     }
 
     /// Wakes the sender, because reports became sendable without a run.
@@ -123,6 +151,7 @@ impl Reporter {
             trigger: Trigger::PeriodEnd,
             requested_by: self.replica.clone(),
             scope: Scope::Accounts(accounts),
+            id: None,
         }
     }
 
@@ -149,6 +178,7 @@ impl Reporter {
             trigger: Trigger::Schedule,
             requested_by: self.replica.clone(),
             scope: Scope::All,
+            id: None,
         }
     }
 
@@ -180,4 +210,16 @@ impl Reporter {
         }
         self.signals.close.wake();
     }
+}
+
+/// The run that was begun with an id before, if it is the same.
+fn same_run(known: Run, scope: &Scope) -> Result<(Run, bool)> {
+    if known.trigger == Trigger::Force && known.scope == *scope {
+        return Ok((known, false));
+    }
+    let message = format!(
+        "idempotency_key {} is the id of a run of other accounts; nothing was begun: use a new key for a new run",
+        known.id
+    );
+    Err(Violation::new(Reason::KeyReused, "idempotency_key", message).into())
 }

@@ -63,9 +63,9 @@ impl Reporter {
         receiver
     }
 
-    /// The run with an id.
-    pub(crate) async fn run(&self, id: Uuid) -> Result<Run> {
-        self.store.get_run(id).await
+    /// The run with an id, if there is one.
+    pub(crate) async fn find_run(&self, id: Uuid) -> Result<Option<Run>> {
+        self.store.find_run(id).await
     }
 
     async fn watch_states(self: &Arc<Self>, run: Run, events: &Events) -> Result<()> {

@@ -102,6 +102,8 @@ fn assert_all_seen(seen: &BTreeSet<String>) {
         "/audit",
         "/keys",
         "/set-up",
+        "/correct?",
+        "/force",
         "/usage.v1.",
         "/console.css",
     ] {
@@ -155,7 +157,8 @@ fn assert_page(path: &str, text: &str) {
         let id = text[at + 5..].split('"').next().unwrap();
         assert!(text.contains(&format!("for=\"{id}\"")), "{path}: {id}");
     }
-    let fields = text.matches("<input ").count() + text.matches("<select ").count();
+    let fields = ["<input ", "<select ", "<textarea "];
+    let fields: usize = fields.map(|field| text.matches(field).count()).iter().sum();
     let hidden = text.matches("type=\"hidden\"").count();
     assert_eq!(text.matches("<label ").count(), fields - hidden, "{path}");
 }

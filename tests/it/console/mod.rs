@@ -1,6 +1,8 @@
 //! The console: its pages in a browser without scripts.
 
+mod actions;
 mod crawl;
+mod gate;
 mod hostile;
 mod invoices;
 mod pages;

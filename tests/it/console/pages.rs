@@ -18,7 +18,7 @@ on_both_engines!(
 );
 
 /// Lets Stripe reject a report of an account.
-async fn reject(world: &World) {
+pub(super) async fn reject(world: &World) {
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 1_234, hours_ago(30)).await;
     let refuse = Fault::status(400).on_path("/v1/billing/meter_events");

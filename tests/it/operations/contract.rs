@@ -66,7 +66,9 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::Invalid(refusals) => (reason_of(refusals[0].reason), Kind::Invalid),
         ServerError::KeyReused(_) => (Reason::KeyReused, Kind::KeyReused),
         ServerError::CustomerTaken { .. } => (Reason::CustomerTaken, Kind::CustomerTaken),
-        ServerError::EtagMismatch { .. } => (Reason::EtagMismatch, Kind::EtagMismatch),
+        ServerError::EtagMismatch { .. } | ServerError::ReportChanged { .. } => {
+            (Reason::EtagMismatch, Kind::EtagMismatch)
+        }
         ServerError::AccountNotFound(_) | ServerError::NothingStored(_) => {
             (Reason::AccountNotFound, Kind::NotFound)
         }
@@ -75,6 +77,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::RunNotFound(_) => (Reason::RunNotFound, Kind::NotFound),
         ServerError::Overloaded { .. }
         | ServerError::TooManyChanges { .. }
+        | ServerError::TooManyRuns { .. }
         | ServerError::TooManyReads { .. }
         | ServerError::AnswersUnread { .. }
         | ServerError::RequestsUnfinished { .. }
@@ -226,6 +229,8 @@ fn every_server_error_has_a_reason_in_the_contract() {
             state: text(),
             decided: None,
         },
+        ServerError::ReportChanged { report: text() },
+        ServerError::TooManyRuns { limit: 1 },
         logged(ServerError::ShuttingDown),
     ];
     for error in REFUSALS.into_iter().map(refusal).chain(others) {

@@ -1,6 +1,7 @@
 //! TLS of the service: who may connect, files that change, and clients that speak the other thing.
 
 mod commands;
+mod console;
 mod http;
 mod wrong_protocol;
 

@@ -15,6 +15,7 @@ on_both_engines!(
     a_repeated_correction_key_corrects_once,
     a_correction_outside_its_limits_is_refused_with_its_field,
     a_free_account_is_corrected_and_nothing_is_billed,
+    a_dry_correction_shows_the_totals_and_enters_nothing,
 );
 
 async fn a_correction_is_a_separate_report_and_reaches_stripe(world: World) {
@@ -210,5 +211,41 @@ async fn a_free_account_is_corrected_and_nothing_is_billed(world: World) {
         .await
         .unwrap();
     assert_eq!(waiting.report.state, ReportState::NoCustomer);
+    world.finish().await;
+}
+
+async fn a_dry_correction_shows_the_totals_and_enters_nothing(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 10, hours_ago(2)).await;
+    let take = Correct::new("acct", -3, "counted twice").timestamp(hours_ago(2));
+    let dry = world
+        .client()
+        .correct(take.clone().dry_run())
+        .await
+        .unwrap();
+    let [total] = dry.totals.as_slice() else {
+        panic!("{dry:?}");
+    };
+    assert_eq!((total.before, total.after), (10, 7));
+    assert_eq!((dry.report.quantity, dry.duplicate), (-3, false));
+    assert_eq!(dry.report.stripe_customer.as_deref(), Some("cus_acct"));
+    let add = Correct::new("acct", 5, "lost").timestamp(hours_ago(2));
+    let dry = world.client().correct(add.dry_run()).await.unwrap();
+    assert_eq!((dry.totals[0].before, dry.totals[0].after), (10, 15));
+    let below = Correct::new("acct", -11, "too much").timestamp(hours_ago(2));
+    let refused = world.client().correct(below.dry_run()).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::BelowZero));
+    assert_eq!(world.usage("acct").await.0, 10);
+    let corrections = "usage_reports WHERE kind = 'correction'";
+    assert_eq!(world.count_rows(corrections).await, 0);
+    assert_eq!(
+        world
+            .count_rows("audit_entries WHERE action = 'Correct'")
+            .await,
+        0
+    );
+    let done = world.client().correct(take).await.unwrap();
+    assert!(done.totals.is_empty());
+    assert_eq!(world.usage("acct").await.0, 7);
     world.finish().await;
 }

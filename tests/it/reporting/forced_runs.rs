@@ -22,6 +22,7 @@ on_both_engines!(
     a_concurrent_run_waits_for_reports_closed_by_the_first,
     a_run_retries_reports_in_backoff_and_waits_for_them,
     a_server_without_a_stripe_key_counts_and_reports_nothing,
+    a_repeated_key_watches_the_run_that_it_started,
 );
 
 on_postgres!(
@@ -131,6 +132,7 @@ async fn a_wrong_scope_is_refused_with_the_field_that_was_sent(world: World) {
         all,
         run_id: run_id.to_owned(),
         dry_run,
+        ..ForceReportRequest::default()
     };
     for (request, field, named) in [
         (
@@ -387,5 +389,33 @@ async fn a_server_without_a_stripe_key_counts_and_reports_nothing(mut world: Wor
     assert_eq!((report.state, report.period_end), (ReportState::Open, None));
     assert_eq!(world.usage("acct").await, (5, 0, 5, 0));
     assert_eq!(world.all_attempts().await.len(), 0);
+    world.finish().await;
+}
+
+async fn a_repeated_key_watches_the_run_that_it_started(world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world.count("acct", 5, hours_ago(1)).await;
+    let key = uuid::Uuid::now_v7().to_string();
+    let one = || ForceReport::accounts(["acct"]).key(&key).reason("now");
+    let (client, twin) = (world.client(), world.client());
+    let (first, second) = tokio::join!(client.force_report(one()), twin.force_report(one()));
+    for run in [first.unwrap(), second.unwrap(), force(&world, one()).await] {
+        assert_eq!(run.run_id(), Some(key.as_str()));
+        assert_eq!(summary(run).await.accepted.quantity, 5);
+    }
+    let runs = "report_runs WHERE requested_by LIKE 'no key%'";
+    assert_eq!(world.count_rows(runs).await, 1);
+    for (other, kind) in [
+        (ForceReport::all().key(&key), ErrorKind::KeyReused),
+        (ForceReport::all().key("once"), ErrorKind::Invalid),
+        (
+            ForceReport::all().reason("x".repeat(501)),
+            ErrorKind::Invalid,
+        ),
+    ] {
+        let refused = world.client().force_report(other).await.unwrap_err();
+        assert_eq!(refused.kind(), kind, "{refused}");
+    }
+    assert_eq!(world.count_rows(runs).await, 1);
     world.finish().await;
 }

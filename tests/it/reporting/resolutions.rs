@@ -19,6 +19,7 @@ on_both_engines!(
     a_report_that_needs_no_decision_cannot_be_resolved,
     a_retried_report_that_is_too_old_is_too_late_again,
     a_correction_is_not_moved_below_zero,
+    a_dry_decision_changes_nothing_and_its_etag_holds_until_the_report_changes,
 );
 
 /// Creates an account with a report that Stripe rejected.
@@ -271,5 +272,39 @@ async fn a_correction_is_not_moved_below_zero(world: World) {
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 100);
+    world.finish().await;
+}
+
+async fn a_dry_decision_changes_nothing_and_its_etag_holds_until_the_report_changes(world: World) {
+    let before = rejected(&world).await;
+    let client = world.client();
+    let retry = resolve(&before, ResolveAction::Retry);
+    let dry = client
+        .resolve_report(retry.clone().dry_run())
+        .await
+        .unwrap();
+    assert_eq!(dry.report.state, ReportState::Closed);
+    assert_ne!(dry.report.identifier, before.identifier);
+    assert_eq!(only_report(&world).await, before);
+    assert_eq!(world.attempts_for("cus_acct").await.len(), 1);
+    let refuse = Fault::status(400).on_path(EVENTS);
+    world.stripe().script(refuse).await.unwrap();
+    let seen = retry.clone().etag(&dry.etag);
+    let done = client.resolve_report(seen).await.unwrap();
+    assert_eq!((done.duplicate, &done.etag), (false, &dry.etag));
+    crate::support::world::poll("the second refusal", async || {
+        let report = only_report(&world).await;
+        (report.state == ReportState::Rejected && report.attempts > 0).then_some(())
+    })
+    .await;
+    for action in [ResolveAction::Retry, ResolveAction::WriteOff] {
+        let stale = resolve(&before, action).etag(&dry.etag);
+        let refused = client.resolve_report(stale).await.unwrap_err();
+        assert_eq!(refused.reason(), Some(&Reason::EtagMismatch));
+    }
+    let again = client.resolve_report(retry.dry_run()).await.unwrap();
+    let write_off = resolve(&before, ResolveAction::WriteOff).etag(&again.etag);
+    let done = client.resolve_report(write_off).await.unwrap();
+    assert_eq!(done.report.state, ReportState::WrittenOff);
     world.finish().await;
 }

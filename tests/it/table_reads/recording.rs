@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 79] = [
+const TESTS: [(&str, &str); 80] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -17,6 +17,10 @@ const TESTS: [(&str, &str); 79] = [
     (
         "client::usagectl::operators",
         "runs_are_listed_with_their_results",
+    ),
+    (
+        "console::actions",
+        "a_forced_run_is_begun_once_and_watched_without_a_script",
     ),
     ("console::sign_in", "signing_out_ends_the_session"),
     (

@@ -42,6 +42,10 @@ fn all_that_is_not_named_here_is_nowhere() {
         (HttpPath::ConsoleAudit, [admin, admin, None, None]),
         (HttpPath::ConsoleKeys, [admin, admin, None, None]),
         (HttpPath::ConsoleSetUp, [reader, reader, None, None]),
+        (HttpPath::ConsoleResolve, [admin, admin, None, None]),
+        (HttpPath::ConsoleCorrect, [admin, admin, None, None]),
+        (HttpPath::ConsoleForce, [admin, admin, None, None]),
+        (HttpPath::ConsoleRun, [admin, admin, None, None]),
         (HttpPath::ConsoleSignIn, [nothing, nothing, None, None]),
         (HttpPath::ConsoleSignOut, [nothing, nothing, None, None]),
         (HttpPath::ConsoleStyle, [nothing, nothing, None, None]),
@@ -51,6 +55,13 @@ fn all_that_is_not_named_here_is_nowhere() {
     }
     assert_eq!(HttpPath::ALL.len(), 21);
 }
+
+/// Pages of one thing, which their address names.
+const NAMES_ONE: [HttpPath; 3] = [
+    HttpPath::ConsoleReport,
+    HttpPath::ConsoleResolve,
+    HttpPath::ConsoleRun,
+];
 
 /// Asks for each path of the table, and for others, with each kind of key.
 async fn walk(url: &str, socket: HttpSocket, kinds: &[(Option<&String>, Option<Role>)]) {
@@ -75,7 +86,7 @@ async fn walk(url: &str, socket: HttpSocket, kinds: &[(Option<&String>, Option<R
                 (Some(_), None) => 401,
                 // It names none.
                 (Some(needed), Some(role))
-                    if path == HttpPath::ConsoleReport && needed.is_met_by(*role) =>
+                    if NAMES_ONE.contains(&path) && needed.is_met_by(*role) =>
                 {
                     400
                 }
