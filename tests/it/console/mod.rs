@@ -1,5 +1,6 @@
-//! The console: its pages in a browser without scripts.
+//! The console: its pages as answers of HTTP, and in a real browser.
 
+mod browser;
 mod crawl;
 mod hostile;
 mod pages;
