@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
-    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
 };
 use maud::html;
@@ -85,7 +85,7 @@ impl Console {
         }
         let wait = "Too many attempts to sign in. Wait a minute and try again.";
         let mut answer = form(StatusCode::TOO_MANY_REQUESTS, next, Some(wait));
-        let secs = HeaderValue::from_static("60");
+        let secs = header::HeaderValue::from_static("60");
         answer.headers_mut().insert(header::RETRY_AFTER, secs);
         answer
     }
@@ -124,11 +124,6 @@ impl Console {
         let cookie = cookie::clear(is_secure);
         let cookie = cookie.map(|value| (header::SET_COOKIE, value));
         answer.headers_mut().extend(cookie);
-        // A browser may have pages in memory, for its button that goes back.
-        answer.headers_mut().insert(
-            HeaderName::from_static("clear-site-data"),
-            HeaderValue::from_static("\"cache\""),
-        );
         answer
     }
 }
