@@ -101,6 +101,10 @@ fn framed(
     title: &str,
     content: &Markup,
 ) -> Response {
+    let styles = match visitor {
+        Some(_) => style::url(),
+        None => style::forgetting_url(),
+    };
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -109,7 +113,7 @@ fn framed(
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " – usage-billing" }
-                link rel="stylesheet" href=(style::url());
+                link rel="stylesheet" href=(styles);
                 link rel="icon" href="data:,";
             }
             body {

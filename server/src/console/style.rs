@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use axum::{
-    http::header,
+    http::{HeaderName, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
 use sha2::{Digest as _, Sha256};
@@ -21,8 +21,19 @@ static QUERY: LazyLock<String> = LazyLock::new(|| {
 static URL: LazyLock<String> =
     LazyLock::new(|| format!("{}?{}", HttpPath::ConsoleStyle.name(), *QUERY));
 
+/// The query of the same styles where there is no visitor.
+static FORGETTING: LazyLock<String> = LazyLock::new(|| format!("{}&forget=pages", *QUERY));
+static FORGETTING_URL: LazyLock<String> =
+    LazyLock::new(|| format!("{}?{}", HttpPath::ConsoleStyle.name(), *FORGETTING));
+
 pub(super) fn url() -> &'static str {
     &URL
+}
+
+/// The address for pages without a visitor. Its answer makes the browser forget the pages that it keeps for its button that
+/// goes back. It has to come after the page that shows: of the page before, a browser decides only then what to keep.
+pub(super) fn forgetting_url() -> &'static str {
+    &FORGETTING_URL
 }
 
 /// The styles. Only at the address that has their digest, they never change.
@@ -37,5 +48,12 @@ pub(super) fn answer(query: Option<&str>) -> Response {
         (header::CONTENT_TYPE, "text/css; charset=utf-8"),
         (header::CACHE_CONTROL, caching),
     ];
-    (headers, STYLE).into_response()
+    let mut answer = (headers, STYLE).into_response();
+    if query == Some(FORGETTING.as_str()) {
+        answer.headers_mut().insert(
+            HeaderName::from_static("clear-site-data"),
+            HeaderValue::from_static("\"cache\""),
+        );
+    }
+    answer
 }

@@ -1,6 +1,7 @@
-//! The console: its pages in a browser without scripts.
+//! The console: its pages as answers of HTTP, and in a real browser.
 
 mod actions;
+mod browser;
 mod crawl;
 mod gate;
 mod hostile;

@@ -1,6 +1,7 @@
 //! Shared by the tests: the world of one test, databases, and the servers and proxies around the server under test.
 
 pub(crate) mod certificates;
+pub(crate) mod chromium;
 pub(crate) mod commit_lock;
 pub(crate) mod documented;
 pub(crate) mod flaky_server;

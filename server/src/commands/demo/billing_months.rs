@@ -5,12 +5,12 @@ use std::io::Write;
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::Control;
 use usage_client::{
-    CancelSubscription, ChangePlan, Increment, InvoiceState, ListReports, ReportState,
+    Batch, CancelSubscription, ChangePlan, Increment, InvoiceState, ListReports, ReportState,
     SubscriptionChange, UsageClient,
 };
 
 use super::{
-    accounts::{LINKED, METERS},
+    accounts::{FREE, LINKED, METERS},
     error::{DemoError, Result},
     invoices::Invoices,
     plans::PRO,
@@ -18,8 +18,10 @@ use super::{
     time::Time,
 };
 
-/// The days with usage, after the start of a month.
-const USAGE_DAYS: [i64; 2] = [9, 19];
+/// When the usage of the days before is counted, in days after the start of a month.
+const USAGE_DAYS: [i64; 3] = [9, 19, 27];
+/// The usage of the days of a week, in percent.
+const WEEK: [i64; 7] = [90, 110, 120, 105, 95, 40, 30];
 /// Slightly longer than the service waits before it closes a period.
 const AFTER_CLOSING: TimeDelta = TimeDelta::minutes(6);
 /// Slightly longer than an invoice is a draft.
@@ -43,9 +45,10 @@ impl<'a> BillingMonths<'a> {
         }
     }
 
-    /// A period ends, a plan changes, one subscription is cancelled now and one at its period's end.
+    /// Two periods end, a plan changes, one subscription is cancelled now and one at its period's end.
     pub(super) async fn run(mut self, out: &mut (dyn Write + Send)) -> Result<()> {
         let [(first, _), (second, _)] = LINKED;
+        self.pass_a_month(out).await?;
         let end = self.pass_a_month(out).await?;
         self.change_plan(first, out, end).await?;
         self.cancel_now(second, out).await?;
@@ -56,10 +59,14 @@ impl<'a> BillingMonths<'a> {
     async fn pass_a_month(&mut self, out: &mut (dyn Write + Send)) -> Result<DateTime<Utc>> {
         let [(first, _), (second, _)] = LINKED;
         let start = self.time.now();
+        let mut counted = 0;
         for days in USAGE_DAYS {
             self.move_to(later(start, TimeDelta::days(days))?).await?;
-            self.count(first, [1_200, 30_000]).await?;
-            self.count(second, [700, 9_000]).await?;
+            let new = days.saturating_sub(counted);
+            self.count_days(first, new, [1_200, 30_000]).await?;
+            self.count_days(second, new, [700, 9_000]).await?;
+            self.count_days(FREE, new, [60, 400]).await?;
+            counted = days;
         }
         let end = self.period_end(first).await?;
         self.move_to(end).await?;
@@ -94,7 +101,7 @@ impl<'a> BillingMonths<'a> {
         since: DateTime<Utc>,
     ) -> Result<()> {
         self.move_to(later(since, TimeDelta::days(10))?).await?;
-        self.count(account, [900, 12_000]).await?;
+        self.count_days(account, 9, [1_300, 24_000]).await?;
         let change = ChangePlan::new(account, PRO).requested_by("demo");
         let changed = self
             .time
@@ -114,7 +121,9 @@ impl<'a> BillingMonths<'a> {
     async fn cancel_now(&mut self, account: &str, out: &mut (dyn Write + Send)) -> Result<()> {
         self.move_to(later(self.time.now(), TimeDelta::days(4))?)
             .await?;
-        self.count(account, [450, 6_000]).await?;
+        let [(first, _), _] = LINKED;
+        self.count_days(first, 3, [1_900, 20_000]).await?;
+        self.count_days(account, 12, [450, 6_000]).await?;
         let cancel = CancelSubscription::now(account)
             .invoice_now(true)
             .prorate(true)
@@ -149,7 +158,8 @@ impl<'a> BillingMonths<'a> {
             .and_then(|subscription| subscription.cancel_at)
             .ok_or_else(|| DemoError::unexpected("the subscription has no end"))?;
         self.move_to(later(end, TimeDelta::days(-2))?).await?;
-        self.count(account, [3_100, 8_000]).await?;
+        self.count_days(account, 12, [2_100, 28_000]).await?;
+        self.count_days(FREE, 20, [60, 400]).await?;
         self.move_to(end).await?;
         self.wait_until_invoiced(account, end).await?;
         writeln!(
@@ -222,6 +232,23 @@ impl<'a> BillingMonths<'a> {
     async fn list(&self, filter: ListReports) -> Result<Vec<usage_client::UsageReport>> {
         let listed = self.client.list_all_reports(filter, MAX_REPORTS).await?;
         Ok(listed.reports)
+    }
+
+    /// Counts usage of each meter now and at this time of the days before, more on some days than on others.
+    async fn count_days(&self, account: &str, days: i64, quantities: [i64; 2]) -> Result<()> {
+        let now = self.time.now();
+        let mut batch = Vec::new();
+        for (ago, percent) in (0..days).zip(WEEK.into_iter().cycle()) {
+            let at = later(now, -TimeDelta::days(ago))?;
+            for ((meter, _), quantity) in METERS.into_iter().zip(quantities) {
+                let quantity = quantity.saturating_mul(percent).div_euclid(100);
+                let increment = Increment::new(account).meter(meter);
+                batch.push(increment.quantity(quantity).timestamp(at));
+            }
+        }
+        let batch = batch.into_iter().collect::<Batch>();
+        self.client.increment_batch(batch).await?;
+        Ok(())
     }
 
     /// Counts usage of each meter now.

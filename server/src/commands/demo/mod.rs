@@ -1,10 +1,12 @@
 //! `usage-server demo`: runs the whole flow locally against a fake Stripe, over real sockets.
 //!
-//! First it counts, shows and reports usage; then months pass until everything is on final invoices. Every figure that it
-//! prints is read back from the service or from the fake Stripe.
+//! First it counts, shows and reports usage; then months pass until everything is on final invoices. At last it leaves a
+//! report that Stripe rejected, for someone to decide. Every figure that it prints is read back from the service or from the
+//! fake Stripe.
 
 mod accounts;
 mod billing_months;
+mod decision;
 mod error;
 mod invoices;
 mod new_table;
@@ -17,6 +19,7 @@ mod traffic;
 
 use std::{io::Write, path::Path};
 
+use chrono::{DateTime, Months};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, builder::Resettable};
 use fake_stripe::{Control, FakeStripe, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -35,6 +38,9 @@ use self::{
     traffic::{Hours, Traffic},
 };
 use crate::{Listeners, ServeError, clock::Clock, config::Config, serve};
+
+/// How long ago the demo starts, so that its months have passed by now.
+const MONTHS: Months = Months::new(3);
 
 /// The flags of the command.
 #[derive(Args, Clone, Debug)]
@@ -57,6 +63,8 @@ struct Demo {
     time: Time,
     client: UsageClient,
     endpoint: String,
+    /// The address of the web pages.
+    console: String,
     shutdown: CancellationToken,
     serving: JoinHandle<std::result::Result<(), ServeError>>,
     /// Contains the database. Deleted when dropped.
@@ -72,7 +80,10 @@ pub async fn run(
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
 ) -> Result<bool> {
-    run_from(Clock::system().now(), config, out, stop).await
+    let now = DateTime::from_timestamp_millis(Clock::system().now());
+    let start = now.and_then(|now| now.checked_sub_months(MONTHS));
+    let start = start.ok_or_else(|| DemoError::unexpected("the clock is at its beginning"))?;
+    run_from(start.timestamp_millis(), config, out, stop).await
 }
 
 /// The same, starting at a time in milliseconds.
@@ -83,14 +94,21 @@ async fn run_from(
     stop: CancellationToken,
 ) -> Result<bool> {
     let demo = Demo::start(start_ms).await?;
-    let are_equal = demo.run(out).await?;
+    let totals = demo.run(out).await?;
+    // These figures are of all usage before the report that waits.
+    demo.time.catch_up().await?;
+    let waiting = demo.leave_a_decision().await?;
     if !config.once {
-        demo.subscribe_again().await?;
         demo.print_calls_to_try(out)?;
+    }
+    writeln!(out, "\n{waiting}")?;
+    writeln!(out, "{}", totals.summary_line())?;
+    out.flush()?;
+    if !config.once {
         demo.time.run_on(&stop).await?;
     }
     demo.stop().await?;
-    Ok(are_equal)
+    Ok(totals.are_equal())
 }
 
 impl Demo {
@@ -98,11 +116,16 @@ impl Demo {
         let folder = tempfile::tempdir()?;
         let fake_stripe = FakeStripe::start(Settings::default()).await?;
         let time = Time::stopped(fake_stripe.control(), start_ms).await?;
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let endpoint = format!("http://{}", listener.local_addr()?);
+        let grpc = TcpListener::bind("127.0.0.1:0").await?;
+        let http = TcpListener::bind("127.0.0.1:0").await?;
+        let endpoint = format!("http://{}", grpc.local_addr()?);
+        let console = format!("http://{}/", http.local_addr()?);
         let config = config(folder.path(), &fake_stripe)?;
         let shutdown = CancellationToken::new();
-        let listeners = Listeners::grpc_only(listener);
+        let listeners = Listeners {
+            http: Some(http),
+            ..Listeners::grpc_only(grpc)
+        };
         let mut serving = tokio::spawn(serve(listeners, config, time.clock(), shutdown.clone()));
         let client = tokio::select! {
             client = UsageClient::connect(endpoint.clone()) => client?,
@@ -116,15 +139,22 @@ impl Demo {
             time,
             client,
             endpoint,
+            console,
             shutdown,
             serving,
             folder,
         })
     }
 
-    async fn run(&self, out: &mut (dyn Write + Send)) -> Result<bool> {
+    /// Runs all but the decision; returns the figures.
+    async fn run(&self, out: &mut (dyn Write + Send)) -> Result<Totals> {
         let hours = Hours::until(self.time.now());
         let control = self.fake_stripe.control();
+        writeln!(
+            out,
+            "console       {}   (open it in a browser)",
+            self.console
+        )?;
         writeln!(
             out,
             "usage-server  {}   (SQLite in {})",
@@ -157,10 +187,7 @@ impl Demo {
             .run(out)
             .await?;
         let whole = hours.extended_to(self.time.now());
-        let totals = self.compare(&control, whole, out).await?;
-        writeln!(out, "{}", totals.summary_line())?;
-        out.flush()?;
-        Ok(totals.are_equal())
+        self.compare(&control, whole, out).await
     }
 
     /// Prints the figures of the service and of Stripe.
@@ -192,23 +219,10 @@ impl Demo {
         Ok(())
     }
 
-    /// Subscribes the first account again, so that calls made by hand are billed.
-    async fn subscribe_again(&self) -> Result<()> {
-        let (account, _) = LINKED[0];
-        let id = plans::subscribe_again(&self.fake_stripe.control()).await?;
-        self.time
-            .until("the new subscription", || async {
-                let known = self.client.get_account(account).await?;
-                let is_new = known.subscription.is_some_and(|known| known.id == id);
-                Ok(is_new.then_some(()))
-            })
-            .await
-    }
-
     fn print_calls_to_try(&self, out: &mut (dyn Write + Send)) -> Result<()> {
         let address = self.endpoint.trim_start_matches("http://");
         let (account, _) = LINKED[0];
-        writeln!(out, "\nStill serving; stop with Ctrl-C. Calls to try:")?;
+        writeln!(out, "\nThe server goes on until Ctrl-C. Calls to try:")?;
         for call in [
             format!(
                 "-d '{{\"account_id\": \"{account}\", \"quantity\": 5}}' {address} usage.v1.UsageService/Increment"

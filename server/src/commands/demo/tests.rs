@@ -24,6 +24,15 @@ async fn run_demo(start: Option<&str>) -> (String, bool) {
     (printed, are_equal)
 }
 
+/// The address of the console, which the first line names; and the line before the last.
+fn console_and_decision(printed: &str) -> (&str, &str) {
+    let first = printed.lines().next().expect("a first line");
+    let console = first.strip_prefix("console ").expect("the console");
+    let console = console.split_whitespace().next().expect("an address");
+    let decision = printed.lines().rev().nth(1).expect("a line");
+    (console, decision)
+}
+
 /// The names and figures of the last line, in order.
 fn figures(printed: &str) -> Vec<(&str, i64)> {
     let last = printed.lines().last().expect("a last line");
@@ -43,6 +52,14 @@ fn assert_everything_is_invoiced((printed, are_equal): &(String, bool)) {
     assert!(counted > 0 && free > 0, "{figures:?}");
     assert_eq!([reported, stripe, invoiced], [counted; 3], "{printed}");
     assert!(are_equal, "{printed}");
+    let (console, decision) = console_and_decision(printed);
+    let is_local = console.starts_with("http://127.0.0.1:") && console.ends_with('/');
+    assert!(is_local, "{console}");
+    // It was counted after the figures were read, so they do not contain it.
+    assert_eq!(
+        decision,
+        "waiting for a decision: one report of account-a with 1234 api_calls, which Stripe rejected"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,7 +71,8 @@ async fn all_reported_usage_is_on_final_invoices() {
         let columns = line.chars().count();
         assert!(columns <= COLUMNS, "{columns} columns: {line}");
     }
-    for step in ["A month passes", "ChangePlan", "CancelSubscription"] {
+    assert_eq!(printed.matches("A month passes").count(), 2, "{printed}");
+    for step in ["ChangePlan", "CancelSubscription"] {
         assert!(printed.contains(step), "no {step} in {printed}");
     }
     let credit = printed.lines().find(|line| line.contains("(credit)"));

@@ -78,13 +78,23 @@ impl Time {
             .unwrap_or_else(|_| Err(timed_out(what)))
     }
 
-    /// Advances the clocks in real time until the token is cancelled.
+    /// Moves the clocks to the real time, unless they are later.
+    pub(super) async fn catch_up(&self) -> Result<()> {
+        let real = DateTime::from_timestamp_millis(Clock::system().now()).unwrap_or_default();
+        if self.now() < real {
+            self.move_to(real).await?;
+        }
+        Ok(())
+    }
+
+    /// Advances the clocks with the real time until the token is cancelled.
     pub(super) async fn run_on(&self, stop: &CancellationToken) -> Result<()> {
         while !stop.is_cancelled() {
             tokio::select! {
                 moved = self.tick(Duration::from_secs(1)) => moved?,
                 () = stop.cancelled() => {}
             }
+            self.catch_up().await?;
         }
         Ok(())
     }
