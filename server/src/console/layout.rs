@@ -13,11 +13,12 @@ use crate::domain::{
 };
 
 /// The pages that each other page links to.
-const NAVIGATION: [(HttpPath, &str); 7] = [
+const NAVIGATION: [(HttpPath, &str); 8] = [
     (HttpPath::ConsoleOverview, "Overview"),
     (HttpPath::ConsoleAccounts, "Accounts"),
     (HttpPath::ConsoleReports, "Reports"),
     (HttpPath::ConsoleRuns, "Runs"),
+    (HttpPath::ConsoleShadow, "Shadow"),
     (HttpPath::ConsoleSetUp, "Set-up"),
     (HttpPath::ConsoleKeys, "Keys"),
     (HttpPath::ConsoleAudit, "Audit"),

@@ -25,6 +25,7 @@ mod reports;
 mod runs;
 mod sessions;
 mod set_up;
+mod shadow;
 mod sign_in;
 mod style;
 mod visitor;
@@ -56,7 +57,8 @@ use crate::{
 };
 
 /// Calls that no link of another site makes: each asks Stripe much.
-const ASKS_STRIPE: [&str; 2] = [
+const ASKS_STRIPE: [&str; 3] = [
+    "/usage.v1.OperationsService/CompareShadow",
     "/usage.v1.UsageService/Reconcile",
     "/usage.v1.OperationsService/Doctor",
 ];
@@ -228,6 +230,7 @@ impl Console {
             HttpPath::ConsoleReports => reports::page(visitor).await,
             HttpPath::ConsoleReport => report::page(visitor).await,
             HttpPath::ConsoleRuns => runs::page(visitor).await,
+            HttpPath::ConsoleShadow => shadow::page(visitor).await,
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor).await,

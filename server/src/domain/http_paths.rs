@@ -34,6 +34,8 @@ pub enum HttpPath {
     ConsoleReport,
     /// Its runs.
     ConsoleRuns,
+    /// What was counted beside another integration.
+    ConsoleShadow,
     /// What admins did.
     ConsoleAudit,
     /// Its API keys.
@@ -60,6 +62,7 @@ names!(HttpPath {
     ConsoleReports = "/reports",
     ConsoleReport = "/report",
     ConsoleRuns = "/runs",
+    ConsoleShadow = "/shadow",
     ConsoleAudit = "/audit",
     ConsoleKeys = "/keys",
     ConsoleSetUp = "/set-up",
@@ -108,6 +111,7 @@ impl HttpPath {
             | Self::ConsoleReports
             | Self::ConsoleReport
             | Self::ConsoleRuns
+            | Self::ConsoleShadow
             | Self::ConsoleSetUp => Some(Requirement::Role(Role::Reader)),
             Self::ConsoleAudit | Self::ConsoleKeys => Some(Requirement::Role(Role::Admin)),
             // They show nothing that is stored.

@@ -217,6 +217,7 @@ fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
         | HttpPath::ConsoleReports
         | HttpPath::ConsoleReport
         | HttpPath::ConsoleRuns
+        | HttpPath::ConsoleShadow
         | HttpPath::ConsoleAudit
         | HttpPath::ConsoleKeys
         | HttpPath::ConsoleSetUp

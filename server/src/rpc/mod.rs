@@ -13,6 +13,7 @@ pub(crate) mod health_service;
 pub(crate) mod operations_service;
 pub(crate) mod page_token;
 pub(crate) mod report_stream;
+mod shadow;
 mod usage_actions;
 mod usage_of_all;
 pub(crate) mod usage_service;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
+    billing_start::read_billing_start,
     boundaries::read_boundaries,
     connection::Transaction,
     deleted_accounts::check_not_deleted,
@@ -64,6 +65,11 @@ impl Store {
         if let Some(entered) = find_entered(&tx, correction).await? {
             tx.rollback().await?;
             return entered.map(|report| (report, true));
+        }
+        let start = read_billing_start(&tx).await?;
+        if start.is_elsewhere(correction.at) {
+            let at = correction.at;
+            return Err(Error::BilledElsewhere { at, start });
         }
         let account = &correction.account_id;
         let links = read_links_of(&tx, account).await?;

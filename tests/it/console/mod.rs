@@ -3,6 +3,7 @@
 mod crawl;
 mod hostile;
 mod pages;
+mod shadow;
 mod sign_in;
 mod visitors;
 

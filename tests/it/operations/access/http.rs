@@ -35,6 +35,7 @@ fn all_that_is_not_named_here_is_nowhere() {
         (HttpPath::ConsoleReports, [reader, reader, None, None]),
         (HttpPath::ConsoleReport, [reader, reader, None, None]),
         (HttpPath::ConsoleRuns, [reader, reader, None, None]),
+        (HttpPath::ConsoleShadow, [reader, reader, None, None]),
         (HttpPath::ConsoleAudit, [admin, admin, None, None]),
         (HttpPath::ConsoleKeys, [admin, admin, None, None]),
         (HttpPath::ConsoleSetUp, [reader, reader, None, None]),
