@@ -193,7 +193,9 @@ async fn each_unit_is_billed_once_around_the_switch_over(mut world: World) {
         .switch_billing(moment, "a test")
         .await
         .unwrap();
-    both(&world, "theirs_2", 20, moment - TimeDelta::hours(2)).await;
+    let two_hours_before = moment - TimeDelta::hours(2);
+    world.move_clocks(two_hours_before).await;
+    both(&world, "theirs_2", 20, two_hours_before).await;
     world.move_clocks(moment - TimeDelta::seconds(1)).await;
     both(&world, "theirs_3", 40, world.now()).await;
     world.move_clocks(moment + TimeDelta::minutes(1)).await;
@@ -353,7 +355,8 @@ async fn replicas_that_switch_at_different_times_bill_each_unit_once(mut world: 
         .switch_billing(moment, "a test")
         .await
         .unwrap();
-    both(&world, "theirs_2", 2, moment - TimeDelta::minutes(10)).await;
+    world.move_clocks(moment - TimeDelta::minutes(10)).await;
+    both(&world, "theirs_2", 2, world.now()).await;
     world.move_clocks(moment + TimeDelta::minutes(2)).await;
     // The other closes what the first one sends, and stops in between.
     world.count("acct", 4, moment).await;

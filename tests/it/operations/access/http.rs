@@ -46,7 +46,7 @@ fn all_that_is_not_named_here_is_nowhere() {
         let found = [All, WithoutWebhooks, Metrics, Webhooks];
         assert_eq!(found.map(|socket| path.requirement(socket)), on, "{path:?}");
     }
-    assert_eq!(HttpPath::ALL.len(), 17);
+    assert_eq!(HttpPath::ALL.len(), 18);
 }
 
 /// Asks for each path of the table, and for others, with each kind of key.
