@@ -27,6 +27,7 @@ mod report;
 mod reports;
 mod resolve;
 mod runs;
+mod shadow;
 mod summary;
 mod time_arg;
 mod usage;
@@ -141,6 +142,8 @@ enum Command {
     Audit(audit::Arguments),
     /// List report runs, the latest first, with what became of their reports
     Runs(runs::Arguments),
+    /// Compare with another integration by customer, meter and day, or switch over from it; exits with 4 on any difference
+    Shadow(shadow::Arguments),
     /// Ask the server to check itself, its database, Stripe and the schedule; exits with 4 if anything is bad
     Doctor(doctor::Arguments),
     /// Print what completes these commands in a shell
@@ -207,6 +210,7 @@ async fn execute(cli: Cli, sources: Sources, streams: &mut Streams<'_>) -> Resul
         Command::Keys(arguments) => keys::run(&client, arguments, streams).await,
         Command::Audit(arguments) => audit::run(&client, arguments, streams).await,
         Command::Runs(arguments) => runs::run(&client, arguments, streams).await,
+        Command::Shadow(arguments) => shadow::run(&client, arguments, streams).await,
         Command::Doctor(arguments) => doctor::run(&client, arguments, streams).await,
         Command::Completions { .. } | Command::Man => Ok(()),
     }

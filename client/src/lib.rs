@@ -33,6 +33,7 @@ mod report;
 mod retry;
 mod run;
 mod run_list;
+mod shadow;
 mod state;
 mod status;
 mod subscription;
@@ -80,6 +81,7 @@ pub use report::{ListReports, ReportKind, ReportPage, UsageReport};
 pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
 pub use run_list::{ListRuns, ListedRun, RunPage, RunResults, RunState, RunTrigger};
+pub use shadow::{BillingSwitch, CompareShadow, ShadowDay, ShadowFinding, ShadowPage};
 pub use state::ReportState;
 pub use subscription::{
     AbortSubscriptionChange, BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState,

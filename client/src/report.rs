@@ -62,6 +62,8 @@ pub struct UsageReport {
     pub confirmed_at: Option<DateTime<Utc>>,
     /// The decisions of admins on it, oldest first.
     pub decisions: Vec<ReportDecision>,
+    /// Whether another integration bills it: it shows the meter event that would be sent, and is never sent.
+    pub billed_elsewhere: bool,
 }
 
 /// What the quantity of a usage report consists of.
@@ -136,6 +138,7 @@ impl UsageReport {
                 .into_iter()
                 .map(ReportDecision::from_wire)
                 .collect::<Result<_, _>>()?,
+            billed_elsewhere: report.billed_elsewhere,
         })
     }
 

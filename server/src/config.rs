@@ -18,7 +18,7 @@ pub use self::{
     listen::{HttpListen, ListenConfig, Origin},
     log::LogConfig,
     secret::Secret,
-    stripe::{StripeConfig, WebhookConfig},
+    stripe::{Reporting, StripeConfig, WebhookConfig},
     tls::TlsConfig,
 };
 pub(crate) use self::{
@@ -288,7 +288,10 @@ impl Config {
             ));
         }
         self.webhooks.secrets()?;
-        self.stripe.key()?;
+        let key = self.stripe.key()?;
+        if key.is_none() && self.stripe.reporting.is_shadow() {
+            return Err("REPORTING is shadow and there is no Stripe key, so nothing could be compared; set STRIPE_SECRET_KEY".to_owned());
+        }
         self.check_tls()?;
         self.database.url().map(drop)
     }

@@ -14,6 +14,7 @@ use crate::{
         DAY_MS, Millis,
         access::Denial,
         account_deletion::Obstacle,
+        billing_start::BillingStart,
         clock_check::Doubt,
         period::rfc3339,
         violation::{Reason, Violation, quoted},
@@ -229,6 +230,23 @@ pub enum Error {
     /// The server runs without a Stripe key.
     #[error("the server has no Stripe key, so it does not report; set STRIPE_SECRET_KEY")]
     ReportingDisabled,
+    /// The server only reads from Stripe.
+    #[error(
+        "REPORTING is shadow: another integration bills and Stripe is only read, so nothing was changed; switch over first"
+    )]
+    OnlyReads,
+    /// Another integration bills usage of that time.
+    #[error(
+        "usage of {} is billed by another integration, {}; nothing was changed",
+        rfc3339(*.at),
+        .start.described()
+    )]
+    BilledElsewhere {
+        /// The time.
+        at: Millis,
+        /// From when on this service bills.
+        start: BillingStart,
+    },
     /// The call depends on data from Stripe, and Stripe did not respond: retry.
     #[error("Stripe did not answer, so nothing was changed: {0}")]
     StripeUnavailable(String),

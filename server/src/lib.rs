@@ -40,6 +40,8 @@
 //! | reconciliation | counted, reported, Stripe's total and what invoices charge side by side, for people |
 //! | fold | to replace old finished reports by one row an account, meter, window, state and customer, once they are in an archive |
 //! | archive | a file with the reports that were folded, one by one; its SHA-256 is stored |
+//! | shadow mode | running beside another integration, which bills: everything is counted and shown, and nothing is sent |
+//! | switch-over | the moment from which on this service bills; usage before it stays the other integration's |
 //! | ledger check | what was committed equals what all reports without corrections contain |
 //! | sign-off | what was counted in a calendar month and what became of it, by account, customer and meter, for finance |
 //! | shard | of a database that Citus spreads over machines: the part that has all rows of some accounts |
@@ -90,6 +92,7 @@
 //! | `usage_query` | the answer of `Get` |
 //! | `usage_of_all` | the answers of `ListUsage` and `GetSummary`; `read_turns` limits how many are read at a time, also of explanations |
 //! | `explanation` | from an increment to its invoice line, and from an invoice line to its increments |
+//! | `shadow_comparison` | what was counted and what another integration sent, by customer, meter and day |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
@@ -163,6 +166,7 @@ mod restore_look_up;
 mod rpc;
 mod send_load;
 mod serve;
+mod shadow_comparison;
 pub mod store;
 mod stripe;
 mod tls;

@@ -110,7 +110,7 @@ pub async fn reconcile(
         .stripe
         .key()?
         .ok_or("reconcile reads totals from Stripe; set STRIPE_SECRET_KEY")?;
-    let stripe = Stripe::new(&key, config.stripe.stripe_api_base.as_deref())?;
+    let stripe = Stripe::new(&key, &config.stripe)?;
     let meters = Arc::new(config.meters.read()?);
     let store = Store::open_existing(&url, config.database.database_connections)
         .await
@@ -394,10 +394,12 @@ fn sum(figures: Vec<ReportFigure>) -> Row {
     };
     for figure in figures {
         let (state, added) = (figure.state, figure.usage.quantity);
-        if !matches!(state, State::NotBillable | State::WrittenOff) {
+        // Stripe's total has what another integration sent.
+        let is_elsewhere = figure.is_billed_elsewhere();
+        if !matches!(state, State::NotBillable | State::WrittenOff) || is_elsewhere {
             row.counted = row.counted.saturating_add(added);
         }
-        if state.is_reported() {
+        if state.is_reported() || is_elsewhere {
             row.reported = row.reported.saturating_add(added);
         }
         let (reports, quantity) = row.states.entry(state).or_default();

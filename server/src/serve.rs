@@ -88,6 +88,9 @@ pub async fn serve(
         let ended = store.end_left_leases().await;
         ended.map_err(|error| ServeError::Io(Box::new(error)))?;
     }
+    if config.stripe.reporting.is_shadow() {
+        begin_shadow(&store).await?;
+    }
     // From here on, the clock shows the database's time.
     store
         .shared_now()
@@ -330,6 +333,18 @@ fn load_tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
     Ok(Some(Arc::new(tls)))
 }
 
+/// Makes the database one in which another integration bills, until a moment is named.
+async fn begin_shadow(store: &Store) -> Result<(), ServeError> {
+    let begun = store.begin_shadow().await;
+    if !begun.map_err(|error| ServeError::Io(Box::new(error)))? {
+        return Err(ServeError::Config(
+            "REPORTING is shadow, and this database has closed reports to send already; use a database that was never used with REPORTING=on".to_owned(),
+        ));
+    }
+    tracing::warn!("REPORTING is shadow: Stripe is only read, and nothing is sent");
+    Ok(())
+}
+
 fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
     let Some(key) = config.stripe.key().map_err(ServeError::Config)? else {
         tracing::warn!(
@@ -337,6 +352,6 @@ fn connect_stripe(config: &Config) -> Result<Option<Stripe>, ServeError> {
         );
         return Ok(None);
     };
-    let stripe = Stripe::new(&key, config.stripe.stripe_api_base.as_deref());
+    let stripe = Stripe::new(&key, &config.stripe);
     stripe.map(Some).map_err(ServeError::Config)
 }

@@ -26,6 +26,7 @@ const REPEATABLE = new Set([
   "ExportAccount",
   "DeleteAccount",
   "RevokeKey",
+  "SwitchBilling",
 ]);
 
 /** The longest deadline, in milliseconds: a day. */

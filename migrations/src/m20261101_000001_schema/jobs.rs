@@ -70,6 +70,7 @@ enum Sending {
     MarkBeforeAt,
     NextNonce,
     LastAcceptedAt,
+    BillFrom,
 }
 
 pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -109,6 +110,9 @@ async fn create_sending(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .col(text_null(S::NextNonce))
                 // When Stripe last accepted a meter event.
                 .col(big_integer_null(S::LastAcceptedAt))
+                // Usage before it is billed by another integration; null if this service always billed, the largest number
+                // while no moment is named.
+                .col(big_integer_null(S::BillFrom))
                 .to_owned(),
         )
         .await?;

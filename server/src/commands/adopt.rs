@@ -126,7 +126,7 @@ async fn find_new(
     let key = key.ok_or_else(|| {
         OfflineError::Failed("set STRIPE_SECRET_KEY to a key of the new account".to_owned())
     })?;
-    let stripe = Stripe::new(&key, command.config.stripe.stripe_api_base.as_deref());
+    let stripe = Stripe::new(&key, &command.config.stripe);
     let stripe = stripe.map_err(OfflineError::Failed)?;
     let failed =
         |failure: crate::stripe::Failure| OfflineError::Failed(failure.message().to_owned());

@@ -86,6 +86,8 @@ struct Restore<'a> {
     is_dry_run: bool,
     backup_at: Millis,
     restored_at: Millis,
+    /// What Stripe has from before is another integration's.
+    bills_since: Millis,
     /// Whether other databases send to the same meters: then the time before the backup is not compared.
     has_other_databases: bool,
 }
@@ -105,7 +107,7 @@ impl Settings {
                 "restore reads totals from Stripe; set STRIPE_SECRET_KEY".to_owned(),
             )
         })?;
-        let stripe = Stripe::new(&key, command.config.stripe.stripe_api_base.as_deref());
+        let stripe = Stripe::new(&key, &command.config.stripe);
         let stripe = stripe.map_err(OfflineError::Failed)?;
         Ok(Self { stripe, meters })
     }
@@ -168,9 +170,11 @@ async fn restore(
         is_dry_run: command.dry_run,
         backup_at: now,
         restored_at: now,
+        bills_since: Millis::MIN,
         has_other_databases: false,
     };
     let sending = store.sending().await?;
+    restore.bills_since = sending.billing_start.moment().min(now);
     restore.check_account(&sending).await?;
     let marks = restore.marks_of(sending.database_id).await?;
     let last_change = store.last_activity().await?;
@@ -369,7 +373,7 @@ impl Restore<'_> {
             stripe: &self.stripe,
             stream,
             event_name,
-            range: hours_since(since, now),
+            range: hours_since(since.max(self.bills_since), now),
             restored_at,
             records: !self.is_dry_run,
         };

@@ -29,6 +29,42 @@ pub struct StripeConfig {
     /// The base URL of Stripe's API; set it for a fake Stripe. Default: Stripe's own.
     #[arg(long, env = "STRIPE_API_BASE", value_parser = http_url)]
     pub stripe_api_base: Option<String>,
+
+    /// `on` reports usage to Stripe. `shadow` runs beside another integration: usage is counted, closed and compared with
+    /// what that one sent, and every request that would change something at Stripe is refused.
+    #[arg(long, env = "REPORTING", default_value = "on", value_parser = parse_reporting)]
+    pub reporting: Reporting,
+}
+
+/// Whether usage is reported to Stripe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reporting {
+    /// It is.
+    #[default]
+    On,
+    /// Another integration reports it: Stripe is only read.
+    Shadow,
+}
+
+impl Reporting {
+    /// As in the setting.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Shadow => "shadow",
+        }
+    }
+
+    /// Whether Stripe is only read.
+    pub fn is_shadow(self) -> bool {
+        self == Self::Shadow
+    }
+}
+
+fn parse_reporting(text: &str) -> Result<Reporting, String> {
+    let all = [Reporting::On, Reporting::Shadow];
+    let found = all.into_iter().find(|one| one.name() == text);
+    found.ok_or_else(|| "must be on or shadow".to_owned())
 }
 
 impl StripeConfig {
@@ -139,6 +175,7 @@ mod tests {
             stripe_secret_key: Some(key.to_owned().into()),
             stripe_secret_key_file: None,
             stripe_api_base: base.map(str::to_owned),
+            reporting: Reporting::On,
         };
         config.key()
     }

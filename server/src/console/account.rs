@@ -13,8 +13,7 @@ use usage_proto::v1::{
 use super::{
     account_history::History,
     account_parts::{comparison, link, subscription},
-    account_periods,
-    actions,
+    account_periods, actions,
     calls::Failure,
     chart::{self, MAX_POINTS},
     html::{choice, field, foreign, grouped, json_url, or_reason, rfc3339, time},

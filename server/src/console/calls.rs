@@ -17,14 +17,14 @@ use tonic_types::StatusExt as _;
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
 use usage_proto::v1::{
-    CorrectRequest, CorrectResponse, DoctorRequest, DoctorResponse, ExplainInvoiceRequest,
-    ExplainInvoiceResponse, FindIncrementRequest, FindIncrementResponse, ForceReportRequest,
-    ForceReportResponse, GetAccountRequest, GetAccountResponse, GetRequest, GetResponse,
-    GetSummaryRequest, GetSummaryResponse, ListAccountsRequest, ListAccountsResponse,
-    ListAuditEntriesRequest, ListAuditEntriesResponse, ListKeysRequest, ListKeysResponse,
-    ListMetersRequest, ListMetersResponse, ListReportsRequest, ListReportsResponse,
-    ListRunsRequest, ListRunsResponse, ListUsageRequest, ListUsageResponse, ReconcileRequest,
-    ReconcileResponse, ResolveReportRequest, ResolveReportResponse,
+    CompareShadowRequest, CompareShadowResponse, CorrectRequest, CorrectResponse, DoctorRequest,
+    DoctorResponse, ExplainInvoiceRequest, ExplainInvoiceResponse, FindIncrementRequest,
+    FindIncrementResponse, ForceReportRequest, ForceReportResponse, GetAccountRequest,
+    GetAccountResponse, GetRequest, GetResponse, GetSummaryRequest, GetSummaryResponse,
+    ListAccountsRequest, ListAccountsResponse, ListAuditEntriesRequest, ListAuditEntriesResponse,
+    ListKeysRequest, ListKeysResponse, ListMetersRequest, ListMetersResponse, ListReportsRequest,
+    ListReportsResponse, ListRunsRequest, ListRunsResponse, ListUsageRequest, ListUsageResponse,
+    ReconcileRequest, ReconcileResponse, ResolveReportRequest, ResolveReportResponse,
     access_service_client::AccessServiceClient, account_service_client::AccountServiceClient,
     operations_service_client::OperationsServiceClient, usage_service_client::UsageServiceClient,
 };
@@ -216,6 +216,7 @@ impl Calls {
     call!(get_account: AccountServiceClient, GetAccountRequest => GetAccountResponse, TIMEOUT);
     call!(list_accounts: AccountServiceClient, ListAccountsRequest => ListAccountsResponse, TIMEOUT);
     call!(doctor: OperationsServiceClient, DoctorRequest => DoctorResponse, LONG_TIMEOUT);
+    call!(compare_shadow: OperationsServiceClient, CompareShadowRequest => CompareShadowResponse, LONG_TIMEOUT);
     call!(list_runs: OperationsServiceClient, ListRunsRequest => ListRunsResponse, TIMEOUT);
     call!(list_keys: AccessServiceClient, ListKeysRequest => ListKeysResponse, TIMEOUT);
     call!(list_audit_entries: AccessServiceClient, ListAuditEntriesRequest => ListAuditEntriesResponse, TIMEOUT);

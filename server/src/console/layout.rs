@@ -13,7 +13,7 @@ use crate::domain::{
 };
 
 /// The pages that each other page links to.
-const NAVIGATION: [(HttpPath, &str); 10] = [
+const NAVIGATION: [(HttpPath, &str); 11] = [
     (HttpPath::ConsoleOverview, "Overview"),
     (HttpPath::ConsoleUsage, "Usage"),
     (HttpPath::ConsoleAccounts, "Accounts"),
@@ -21,6 +21,7 @@ const NAVIGATION: [(HttpPath, &str); 10] = [
     (HttpPath::ConsoleRuns, "Runs"),
     (HttpPath::ConsoleVerification, "Verification"),
     (HttpPath::ConsoleFind, "Find a call"),
+    (HttpPath::ConsoleShadow, "Shadow"),
     (HttpPath::ConsoleSetUp, "Set-up"),
     (HttpPath::ConsoleKeys, "Keys"),
     (HttpPath::ConsoleAudit, "Audit"),
@@ -145,9 +146,9 @@ fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
         !for_admins || Requirement::Role(Role::Admin).is_met_by(visitor.caller.role)
     };
     let section = match path {
-        Some(
-            HttpPath::ConsoleAccount | HttpPath::ConsoleInvoice | HttpPath::ConsoleCorrect,
-        ) => Some(HttpPath::ConsoleAccounts),
+        Some(HttpPath::ConsoleAccount | HttpPath::ConsoleInvoice | HttpPath::ConsoleCorrect) => {
+            Some(HttpPath::ConsoleAccounts)
+        }
         Some(HttpPath::ConsoleReport | HttpPath::ConsoleResolve) => Some(HttpPath::ConsoleReports),
         Some(HttpPath::ConsoleForce | HttpPath::ConsoleRun) => Some(HttpPath::ConsoleRuns),
         other => other,

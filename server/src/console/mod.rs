@@ -35,6 +35,7 @@ mod reports;
 mod runs;
 mod sessions;
 mod set_up;
+mod shadow;
 mod sign_in;
 mod state_sums;
 mod style;
@@ -71,7 +72,8 @@ use crate::{
 };
 
 /// Calls that no link of another site makes: each asks Stripe much.
-const ASKS_STRIPE: [&str; 2] = [
+const ASKS_STRIPE: [&str; 3] = [
+    "/usage.v1.OperationsService/CompareShadow",
     "/usage.v1.UsageService/Reconcile",
     "/usage.v1.OperationsService/Doctor",
 ];
@@ -266,6 +268,7 @@ impl Console {
             HttpPath::ConsoleFind => find::page(visitor).await,
             HttpPath::ConsoleRuns => runs::page(visitor).await,
             HttpPath::ConsoleVerification => verification::page(visitor, &self.diagnosis).await,
+            HttpPath::ConsoleShadow => shadow::page(visitor).await,
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor).await,

@@ -88,7 +88,7 @@ fn facts(report: &UsageReport) -> Markup {
             dt { "Account" } dd { (account_link(&report.account_id)) }
             dt { "Meter" } dd { (foreign(&report.meter)) }
             dt { "Quantity" } dd { (grouped(report.quantity)) }
-            dt { "State" } dd { (state(report.state)) }
+            dt { "State" } dd { (state(report.state)) @if report.billed_elsewhere { " " span .faint { "(would be sent; another integration bills it)" } } }
             dt { "Window" } dd { (time(window.start)) " to " (time(window.end)) }
             dt { "Kind" } dd { (words(report.kind().as_str_name(), "USAGE_REPORT_KIND_")) }
             @if report.kind() == UsageReportKind::Correction {

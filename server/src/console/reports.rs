@@ -159,7 +159,7 @@ fn row(report: &UsageReport) -> Markup {
                 (grouped(report.quantity))
                 @if report.kind() == UsageReportKind::Correction { " (correction)" }
             }
-            td { (state(report.state)) }
+            td { (state(report.state)) @if report.billed_elsewhere { " " span .faint { "(would be sent; another integration bills it)" } } }
             td { (foreign(&report.stripe_customer)) }
             td { (foreign(&report.last_error)) }
         }

@@ -156,6 +156,7 @@ mod tests {
                 "/usage.v1.AccessService/ListKeys",
                 "/usage.v1.AccountService/GetAccount",
                 "/usage.v1.AccountService/ListAccounts",
+                "/usage.v1.OperationsService/CompareShadow",
                 "/usage.v1.OperationsService/Doctor",
                 "/usage.v1.OperationsService/ListRuns",
                 "/usage.v1.UsageService/ExplainInvoice",

@@ -20,6 +20,7 @@ mod reports;
 mod running;
 mod sending;
 mod settings;
+mod shadow;
 mod sockets;
 mod stripe;
 mod stripe_account;
@@ -146,11 +147,11 @@ impl<'a> Examination<'a> {
             ..
         } = self;
         let now = current_time(store, clock).await;
-        let base = config.shared.stripe.stripe_api_base.as_deref();
         let key = config.shared.stripe.key();
-        let account = stripe::key::check(&key, base, clock, findings).await;
+        let account = stripe::key::check(&key, &config.shared.stripe, clock, findings).await;
         if let (Some(account), Ok(Some(key))) = (&account, &key) {
-            stripe::rights::check(key, account, findings).await;
+            let reporting = config.shared.stripe.reporting;
+            stripe::rights::check(key, account, reporting, findings).await;
         }
         if let Some(account) = &account {
             stripe::check(account, meters, store, now, findings).await;
@@ -159,6 +160,7 @@ impl<'a> Examination<'a> {
         if let Some(account) = &account {
             stripe_account::check(store, account, meters, now, findings).await;
         }
+        shadow::check(store, config.shared.stripe.reporting, now, findings).await;
         sending::check(store, account.as_ref(), meters, now, findings).await;
         self.check_store(store, now, findings).await;
         if let Ok(Some(key)) = &key {

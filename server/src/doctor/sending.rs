@@ -81,7 +81,13 @@ async fn compare(
 ) -> Result<(usize, Vec<String>), String> {
     let since = now.saturating_sub(COMPARED_MS);
     let since = sending.backup_at.map_or(since, |at| at.min(since));
-    let range = hours_since(since.max(now.saturating_sub(LONGEST_MS)), now);
+    let since = since.max(now.saturating_sub(LONGEST_MS));
+    // What another integration sent is not known here.
+    let moment = sending.billing_start.moment();
+    if moment > now {
+        return Ok((0, Vec::new()));
+    }
+    let range = hours_since(since.max(moment), now);
     let customers = store.billed_customers("", MAX_CUSTOMERS).await;
     let customers = customers.map_err(|error| cause_of(&error))?;
     let mut larger = Vec::new();

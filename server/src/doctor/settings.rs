@@ -119,6 +119,7 @@ fn stripe(config: &Config) -> Group {
             "STRIPE_SECRET_KEY_FILE",
             path(stripe.stripe_secret_key_file.as_ref()),
         ),
+        ("REPORTING", some(stripe.reporting.name())),
         ("STRIPE_API_BASE", base.map(base_without_credentials)),
         (
             "STRIPE_WEBHOOK_SECRETS",

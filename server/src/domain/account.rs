@@ -66,6 +66,9 @@ pub struct Link {
     pub billing: Billing,
     /// When it was recorded.
     pub recorded_at: Millis,
+    /// Usage before this time is billed by another integration, whatever the link. It is the same for all links, see
+    /// [`BillingStart`](super::billing_start::BillingStart).
+    pub elsewhere_until: Millis,
 }
 
 /// An account as it is now.
@@ -96,13 +99,15 @@ pub enum BillingTarget {
     NotBillable,
     /// Billed to this Stripe customer.
     Billed(String),
+    /// Billed to this Stripe customer by another integration: it is shown as what would be sent.
+    Elsewhere(String),
 }
 
 impl BillingTarget {
     /// The Stripe customer, if it is billed to one.
     pub fn customer(&self) -> Option<&str> {
         match self {
-            Self::Billed(customer) => Some(customer),
+            Self::Billed(customer) | Self::Elsewhere(customer) => Some(customer),
             Self::NoCustomer | Self::NotBillable => None,
         }
     }
@@ -114,7 +119,17 @@ impl BillingTarget {
 /// because no boundary lies in between. If a boundary became known late, usage that is entirely after it is still
 /// billed as after it.
 pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
-    match in_force_at(links, at).map(|link| &link.billing) {
+    let in_force = in_force_at(links, at);
+    let is_elsewhere = in_force.is_some_and(|link| at < link.elsewhere_until);
+    match in_force.map(|link| &link.billing) {
+        Some(
+            Billing::Stripe { customer, .. }
+            | Billing::Ended {
+                customer,
+                is_requested: false,
+                ..
+            },
+        ) if is_elsewhere => BillingTarget::Elsewhere(customer.clone()),
         Some(
             Billing::Stripe { customer, .. }
             | Billing::Ended {
@@ -271,7 +286,29 @@ mod tests {
                 subscription: None,
             }),
             recorded_at: valid_from,
+            elsewhere_until: Millis::MIN,
         }
+    }
+
+    #[test]
+    fn usage_before_the_moment_is_billed_by_another_integration() {
+        let until = |elsewhere_until| {
+            let links = [link(1, 100, Some("cus_a")), link(2, 200, None)];
+            links.map(|link| Link {
+                elsewhere_until,
+                ..link
+            })
+        };
+        let elsewhere = BillingTarget::Elsewhere("cus_a".to_owned());
+        let billed = BillingTarget::Billed("cus_a".to_owned());
+        let links = until(150);
+        assert_eq!(billing_target_at(&links, 99), BillingTarget::NotBillable);
+        assert_eq!(billing_target_at(&links, 149), elsewhere);
+        assert_eq!(billing_target_at(&links, 150), billed);
+        assert_eq!(billing_target_at(&links, 200), BillingTarget::NotBillable);
+        let links = until(Millis::MAX);
+        assert_eq!(billing_target_at(&links, 199), elsewhere);
+        assert_eq!(billing_target_at(&links, 200), BillingTarget::NotBillable);
     }
 
     #[test]

@@ -199,7 +199,9 @@ pub fn total_to_bill(figures: &[ReportFigure], target: &BillingTarget, period: I
             BillingTarget::Billed(customer) => {
                 figure.customer.as_ref().is_none_or(|own| own == customer)
             }
-            BillingTarget::NoCustomer | BillingTarget::NotBillable => true,
+            BillingTarget::NoCustomer
+            | BillingTarget::NotBillable
+            | BillingTarget::Elsewhere(_) => true,
         };
         may_be_billed && is_of_customer && period.contains(figure.usage.billed_at_stripe())
     }))

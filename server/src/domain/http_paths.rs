@@ -42,6 +42,8 @@ pub enum HttpPath {
     ConsoleRuns,
     /// Differences, and usage that is not charged.
     ConsoleVerification,
+    /// What was counted beside another integration.
+    ConsoleShadow,
     /// What admins did.
     ConsoleAudit,
     /// Its API keys.
@@ -80,6 +82,7 @@ names!(HttpPath {
     ConsoleFind = "/find",
     ConsoleRuns = "/runs",
     ConsoleVerification = "/verification",
+    ConsoleShadow = "/shadow",
     ConsoleAudit = "/audit",
     ConsoleKeys = "/keys",
     ConsoleSetUp = "/set-up",
@@ -136,6 +139,7 @@ impl HttpPath {
             | Self::ConsoleFind
             | Self::ConsoleRuns
             | Self::ConsoleVerification
+            | Self::ConsoleShadow
             | Self::ConsoleSetUp => Some(Requirement::Role(Role::Reader)),
             Self::ConsoleAudit
             | Self::ConsoleKeys

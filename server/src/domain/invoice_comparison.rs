@@ -184,6 +184,10 @@ impl PeriodReports {
                 }
                 State::Accepted | State::Sending | State::Unknown => reports.is_unverified = true,
                 State::Missing => reports.has_missing = true,
+                // Of the period in which this service began to bill, the invoice charges both.
+                State::NotBillable if figure.is_billed_elsewhere() => {
+                    reports.reported = reports.reported.saturating_add(figure.usage.quantity);
+                }
                 _ => {}
             }
         }

@@ -41,7 +41,7 @@ pub enum State {
     /// Stripe has not responded for 23 hours, or may have it from before a restore. Delivery is checked before it is sent
     /// again.
     Unknown,
-    /// Never billed: free, in a trial, or from before the time that its link bills from.
+    /// Never billed: free, in a trial, from before the time that its link bills from, or billed by another integration.
     NotBillable,
     /// The account has no link yet.
     NoCustomer,
@@ -152,7 +152,7 @@ impl State {
     pub fn after(self, transition: &Transition) -> Option<Self> {
         let closed_as = |target: &BillingTarget| match target {
             BillingTarget::NoCustomer => Self::NoCustomer,
-            BillingTarget::NotBillable => Self::NotBillable,
+            BillingTarget::NotBillable | BillingTarget::Elsewhere(_) => Self::NotBillable,
             BillingTarget::Billed(_) => Self::Closed,
         };
         match (self, transition) {
@@ -280,6 +280,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether another integration bills it. Its customer and its event timestamp are those of the meter event that would be
+    /// sent.
+    pub fn is_billed_elsewhere(&self) -> bool {
+        is_billed_elsewhere(self.state, self.customer.as_deref(), self.event_timestamp)
+            && self.last_sent_at.is_none()
+            && self.attempts == 0
+    }
+
     /// The stream of its meter event; `None` while it has no customer.
     pub fn stream(&self) -> Option<Stream> {
         Some(Stream {
@@ -295,6 +303,16 @@ impl Report {
             self.first_at < restored_at && self.looked_up_at.is_none_or(|at| at < restored_at)
         })
     }
+}
+
+/// Whether another integration bills a report that was never sent: of all that are not billable, only those have a time at
+/// which their meter event would be.
+pub fn is_billed_elsewhere(
+    state: State,
+    customer: Option<&str>,
+    event_timestamp: Option<Millis>,
+) -> bool {
+    state == State::NotBillable && customer.is_some() && event_timestamp.is_some()
 }
 
 /// The meter event's unique name at Stripe: the same on every retry of a generation.
@@ -315,6 +333,7 @@ mod tests {
             BillingTarget::NoCustomer,
             BillingTarget::NotBillable,
             BillingTarget::Billed("cus".to_owned()),
+            BillingTarget::Elsewhere("cus".to_owned()),
         ];
         let mut transitions: Vec<Transition> = targets
             .iter()

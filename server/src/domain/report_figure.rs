@@ -1,6 +1,11 @@
 //! The parts of a report that totals need.
 
-use super::{Millis, account_id::AccountId, billed_usage::BilledUsage, report::State};
+use super::{
+    Millis,
+    account_id::AccountId,
+    billed_usage::BilledUsage,
+    report::{State, is_billed_elsewhere},
+};
 use uuid::Uuid;
 
 /// The parts of a report that totals of billing periods need.
@@ -22,6 +27,17 @@ pub struct ReportFigure {
     pub reports: i64,
     /// Whether it is of the folded ones.
     pub is_folded: bool,
+}
+
+impl ReportFigure {
+    /// Whether another integration bills it.
+    pub fn is_billed_elsewhere(&self) -> bool {
+        is_billed_elsewhere(
+            self.state,
+            self.customer.as_deref(),
+            self.usage.event_timestamp,
+        )
+    }
 }
 
 /// Usage from before a time that Stripe has not accepted.

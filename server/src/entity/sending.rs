@@ -49,6 +49,9 @@ pub(crate) struct Model {
     pub(crate) next_nonce: Option<String>,
     /// When Stripe last accepted a meter event, within some seconds. Null before the first one.
     pub(crate) last_accepted_at: Option<i64>,
+    /// Usage before this time is billed by another integration. Null if this service always billed; the largest number
+    /// while no moment is named.
+    pub(crate) bill_from: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -55,7 +55,9 @@ impl Error {
             Self::ApiKeyNotFound(_) => "API_KEY_NOT_FOUND",
             Self::ClockInDoubt(_) => "CLOCK_IN_DOUBT",
             Self::ShuttingDown => "SHUTTING_DOWN",
-            Self::ReportingDisabled => "REPORTING_DISABLED",
+            Self::ReportingDisabled | Self::OnlyReads | Self::BilledElsewhere { .. } => {
+                "REPORTING_DISABLED"
+            }
             Self::StripeUnavailable(_) => "STRIPE_UNAVAILABLE",
             Self::ChangeInProgress(_) => "CHANGE_IN_PROGRESS",
             Self::SubscriptionNotChangeable(_) => "SUBSCRIPTION_NOT_CHANGEABLE",
@@ -109,6 +111,8 @@ impl Error {
             | Self::StripeUnavailable(_)
             | Self::ChangeTimedOut(_) => Code::Unavailable,
             Self::ReportingDisabled
+            | Self::OnlyReads
+            | Self::BilledElsewhere { .. }
             | Self::AccountDeleted
             | Self::AccountNotDeletable(_)
             | Self::ChangeInProgress(_)

@@ -225,6 +225,7 @@ fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
         | HttpPath::ConsoleFind
         | HttpPath::ConsoleRuns
         | HttpPath::ConsoleVerification
+        | HttpPath::ConsoleShadow
         | HttpPath::ConsoleAudit
         | HttpPath::ConsoleKeys
         | HttpPath::ConsoleSetUp

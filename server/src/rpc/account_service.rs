@@ -53,6 +53,7 @@ pub(crate) struct AccountRpc {
     pub(crate) store: Store,
     /// Absent when the service runs without a Stripe key.
     pub(crate) subscription_sync: Option<SubscriptionSync>,
+    /// Absent also while the service only reads from Stripe.
     pub(crate) subscription_changes: Option<Arc<SubscriptionChanges>>,
     pub(crate) slots: Slots,
     pub(crate) clock: Clock,
@@ -126,6 +127,14 @@ impl AccountRpc {
         self.to_wire(find(&self.store, account_id).await?).await
     }
 
+    /// Why the service changes no subscription.
+    fn no_changes(&self) -> Error {
+        match self.subscription_sync {
+            Some(_) => Error::OnlyReads,
+            None => Error::ReportingDisabled,
+        }
+    }
+
     /// Changes the subscription of an account, on behalf of who the request says. Waits for the result, also if the caller
     /// is gone meanwhile.
     async fn change(
@@ -144,7 +153,7 @@ impl AccountRpc {
             Ok((
                 account_id,
                 requested,
-                changes.ok_or(Error::ReportingDisabled)?,
+                changes.ok_or_else(|| self.no_changes())?,
             ))
         };
         let checked = self.auditor.checked(&action, checked()).await;
@@ -302,7 +311,7 @@ impl AccountService for AccountRpc {
             let account_id = AccountId::parse(&request.account_id)?;
             check_requested_by(&request.requested_by)?;
             let changes = self.subscription_changes.clone();
-            Ok((account_id, changes.ok_or(Error::ReportingDisabled)?))
+            Ok((account_id, changes.ok_or_else(|| self.no_changes())?))
         };
         let (account_id, changes) = self.auditor.checked(&action, checked()).await?;
         let by = actor.requester(&request.requested_by);

@@ -11,6 +11,7 @@ use crate::domain::{
     account::Account,
     account_id::AccountId,
     audit::Actor,
+    billing_start::BillingStart,
     difference_id::DifferenceId,
     invoice_comparison::PeriodComparison,
     period::rfc3339,
@@ -165,6 +166,24 @@ pub(super) fn delete_account(actor: Actor, request: &v1::DeleteAccountRequest) -
 pub(super) fn export_account(actor: Actor, account_id: &str) -> Action {
     let details = json!({ "account_id": account_id });
     action(actor, "ExportAccount", account_id, details)
+}
+
+pub(super) fn switch_billing(actor: Actor, request: &v1::SwitchBillingRequest) -> Action {
+    let details = json!({
+        "bill_from": time(request.bill_from.as_ref()),
+        "requested_by": request.requested_by,
+    });
+    action(actor, "SwitchBilling", "", details)
+        .logged_as("the moment from which on this service bills was named")
+}
+
+/// From when on this service bills.
+pub(super) fn billing_start(start: BillingStart) -> Value {
+    let at = match start {
+        BillingStart::At(at) => Some(rfc3339(at)),
+        BillingStart::Always | BillingStart::NotNamed => None,
+    };
+    json!({ "bill_from": at })
 }
 
 /// A time of a request; null if it is absent or not valid.

@@ -14,6 +14,7 @@ pub(crate) mod operations_service;
 pub(crate) mod page_token;
 mod recent_usage;
 pub(crate) mod report_stream;
+mod shadow;
 mod usage_actions;
 mod usage_of_all;
 pub(crate) mod usage_service;

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use usage_proto::v1::{self, operations_service_server::OperationsService};
 use uuid::Uuid;
 
-use super::{actor::caller, page_token, wire};
+use super::{actor::caller, auditor::Auditor, page_token, wire};
 use crate::{
     doctor::{Finding, RunningDoctor, Severity, ShownSetting},
     domain::{
@@ -15,6 +15,7 @@ use crate::{
         violation::Violation,
     },
     error::{Error, Result},
+    shadow_comparison::ShadowComparison,
     store::{Store, heartbeat::ABANDONED_MS, run_list},
     workers::run_summary::Summary,
 };
@@ -24,6 +25,8 @@ use crate::{
 pub(crate) struct OperationsRpc {
     pub(crate) store: Store,
     pub(crate) doctor: Arc<RunningDoctor>,
+    pub(crate) shadow: Arc<ShadowComparison>,
+    pub(crate) auditor: Auditor,
 }
 
 #[tonic::async_trait]
@@ -41,6 +44,20 @@ impl OperationsService for OperationsRpc {
             settings: self.doctor.settings().iter().map(setting).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
+    }
+
+    async fn compare_shadow(
+        &self,
+        request: Request<v1::CompareShadowRequest>,
+    ) -> std::result::Result<Response<v1::CompareShadowResponse>, Status> {
+        self.compare(request).await
+    }
+
+    async fn switch_billing(
+        &self,
+        request: Request<v1::SwitchBillingRequest>,
+    ) -> std::result::Result<Response<v1::SwitchBillingResponse>, Status> {
+        self.switch(request).await
     }
 
     async fn list_runs(

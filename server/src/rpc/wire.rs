@@ -285,6 +285,7 @@ pub(super) fn decided_report(report: Report, decisions: Vec<Decision>) -> v1::Us
 
 /// A usage report without its decisions.
 pub(super) fn usage_report(report: Report) -> v1::UsageReport {
+    let billed_elsewhere = report.is_billed_elsewhere();
     let kind = match report.kind {
         Kind::Usage => v1::UsageReportKind::Usage,
         Kind::Correction => v1::UsageReportKind::Correction,
@@ -319,6 +320,7 @@ pub(super) fn usage_report(report: Report) -> v1::UsageReport {
         bill_at: report.bill_at.map(timestamp),
         confirmed_at: report.confirmed_at.map(timestamp),
         decisions: Vec::new(),
+        billed_elsewhere,
     }
 }
 

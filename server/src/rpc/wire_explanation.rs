@@ -4,7 +4,10 @@ use usage_proto::v1;
 
 use super::{wire, wire_reconciliation};
 use crate::{
-    domain::{invoice_line::StoredLine, kept_increment::KeptIncrement, report_fold::FoldedReport},
+    domain::{
+        invoice_line::StoredLine, kept_increment::KeptIncrement, report::is_billed_elsewhere,
+        report_fold::FoldedReport,
+    },
     explanation::{ExplainedReport, FoundIncrement, Line, Source},
 };
 
@@ -92,6 +95,11 @@ fn folded_report(row: FoldedReport) -> v1::UsageReport {
         quantity: row.quantity,
         state: wire::state_number(row.state),
         reported: row.state.is_reported(),
+        billed_elsewhere: is_billed_elsewhere(
+            row.state,
+            row.customer.as_deref(),
+            row.event_timestamp,
+        ),
         stripe_customer: row.customer.unwrap_or_default(),
         event_timestamp: row.event_timestamp.map(wire::timestamp),
         bill_at: row.bill_at.map(wire::timestamp),

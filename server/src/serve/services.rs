@@ -24,6 +24,7 @@ use crate::{
         usage_service::UsageRpc,
     },
     send_load,
+    shadow_comparison::ShadowComparison,
     store::{Store, send_queue::Rules},
     stripe::Stripe,
     usage_of_all::UsageOfAll,
@@ -122,7 +123,9 @@ impl Services {
             let slots = config.schedule.window_mins;
             SubscriptionSync::new(store.clone(), stripe, meters, slots, link_check_time)
         });
-        let changes = sync.clone().map(|sync| {
+        // They change something at Stripe.
+        let is_shadow = config.stripe.reporting.is_shadow();
+        let changes = sync.clone().filter(|_| !is_shadow).map(|sync| {
             SubscriptionChanges::new(subscription_change::Deps {
                 sync,
                 clock: clock.clone(),
@@ -198,6 +201,8 @@ impl Services {
         let operations = OperationsRpc {
             store: self.store.clone(),
             doctor: Arc::new(doctor),
+            shadow: Arc::new(self.shadow_comparison()),
+            auditor: auditor.clone(),
         };
         RpcServices {
             usage,
@@ -211,6 +216,11 @@ impl Services {
                 rates: self.rates.clone(),
             },
         }
+    }
+
+    fn shadow_comparison(&self) -> ShadowComparison {
+        let (stripe, meters) = (self.stripe.clone(), Arc::clone(&self.meters));
+        ShadowComparison::new(self.store.clone(), stripe, meters)
     }
 
     fn usage_watch(&self, config: &Config) -> UsageWatch {
@@ -245,8 +255,7 @@ impl Services {
         let _ = runner.start(comparison).await;
         runner.start(self.usage_watch(config));
         start_retention(&mut runner, &self.store, config, clock);
-        let (Some(stripe), Some(sync), Some(changes)) = (self.stripe, self.sync, self.changes)
-        else {
+        let (Some(stripe), Some(sync)) = (self.stripe, self.sync) else {
             return Ok(runner);
         };
         let (store, reporter, signals) = (self.store, self.reporter, self.signals);
@@ -261,27 +270,29 @@ impl Services {
             interval,
             shutdown.clone(),
         ));
-        let requests = Requests {
-            store: store.clone(),
-            stripe: stripe.clone(),
-            meters: Arc::clone(&self.meters),
-            retry_ms: config.stripe_retry_ms,
-        };
-        runner.start(Sender::new(
-            requests,
-            &sender_options(config, events_per_sec),
-            Arc::clone(&signals),
-        ));
+        // Nothing is sent in shadow mode. Whatever would be is refused by `stripe` too.
+        if !config.stripe.reporting.is_shadow() {
+            let requests = Requests {
+                store: store.clone(),
+                stripe: stripe.clone(),
+                meters: Arc::clone(&self.meters),
+                retry_ms: config.stripe_retry_ms,
+            };
+            let options = sender_options(config, events_per_sec);
+            runner.start(Sender::new(requests, &options, Arc::clone(&signals)));
+        }
         runner.start(PeriodEnd::new(
             store.clone(),
             Arc::clone(&reporter),
             interval,
         ));
-        runner.start(UnfinishedChanges::new(
-            changes,
-            self.begun_changes,
-            interval,
-        ));
+        if let Some(changes) = self.changes {
+            runner.start(UnfinishedChanges::new(
+                changes,
+                self.begun_changes,
+                interval,
+            ));
+        }
         start_comparisons(&mut runner, &store, &stripe, config, shutdown);
         start_syncs(&mut runner, sync, &reporter, &signals, config, shutdown);
         runner.start(Verifier::new(

@@ -1,21 +1,31 @@
 //! Moves open reports to the closed ones where they are spread over several machines: there, no statement deletes in one
 //! table and inserts into another one.
 
+use std::sync::LazyLock;
+
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement};
 
 use super::{
+    billing_start::event_time_sql,
     close_reports::{ClosedTotals, Closing, Decided},
     connection::Transaction,
     postgres_arrays::{numbers, texts, uuids},
 };
 use crate::entity::open_report;
 
-const INSERT: &str = "INSERT INTO usage_reports \
+/// A report that another integration bills gets the time of the meter event that would be sent.
+static INSERT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "INSERT INTO usage_reports \
     (account_id, id, meter, window_start, window_end, period_end, quantity, first_at, last_at, state, customer, \
-    closed_at, run_id, straddled) \
-    SELECT a, i, m, s, e, e, q, f, l, t, NULLIF(c, ''), $11, $12, $13 \
+    closed_at, run_id, straddled, event_timestamp) \
+    SELECT a, i, m, s, e, e, q, f, l, t, NULLIF(c, ''), $11, $12, $13, \
+        CASE WHEN t = 'not_billable' AND c <> '' THEN {} END \
     FROM UNNEST($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], \
-        $8::bigint[], $9::text[], $10::text[]) AS r(a, i, m, s, e, q, f, l, t, c)";
+        $8::bigint[], $9::text[], $10::text[]) AS r(a, i, m, s, e, q, f, l, t, c)",
+        event_time_sql("s", "e")
+    )
+});
 
 const DELETE: &str = "DELETE FROM open_reports WHERE account_id = ANY($1) AND id = ANY($2)";
 
@@ -45,7 +55,7 @@ pub(super) async fn move_locked(
         closing.run.into(),
         closing.is_straddled.into(),
     ];
-    let insert = Statement::from_sql_and_values(DbBackend::Postgres, INSERT, values);
+    let insert = Statement::from_sql_and_values(DbBackend::Postgres, INSERT.as_str(), values);
     tx.execute_raw(insert).await?;
     let delete = Statement::from_sql_and_values(DbBackend::Postgres, DELETE, [accounts(), ids()]);
     let deleted = tx.execute_raw(delete).await?.rows_affected();

@@ -1,11 +1,12 @@
 //! Moves open reports to the closed ones, with the state and customer that the links in force give them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::LazyLock};
 
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, Statement, Value};
 use uuid::Uuid;
 
 use super::{
+    billing_start::event_time_sql,
     close_on_shards::move_locked,
     connection::Transaction,
     links::read_links,
@@ -74,25 +75,37 @@ impl ClosedTotals {
 }
 
 /// The rows do not cross to the program and back: only what was decided does. The caller has locked them.
-const MOVE_POSTGRES: &str = "WITH d AS (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::bigint[], \
+/// A report that another integration bills gets the time of the meter event that would be sent.
+static MOVE_POSTGRES: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "WITH d AS (SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::bigint[], \
         $5::text[], $6::text[], $10::uuid[]) AS d(account_id, window_start, meter, first_at, state, customer, id)), \
     gone AS (DELETE FROM open_reports o USING d WHERE o.account_id = d.account_id \
         AND o.window_start = d.window_start AND o.meter = d.meter AND o.id = d.id \
         AND o.first_at = d.first_at RETURNING o.*, d.state, d.customer), \
     closed AS (INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, quantity, \
-        first_at, last_at, state, customer, closed_at, run_id, straddled) \
+        first_at, last_at, state, customer, closed_at, run_id, straddled, event_timestamp) \
         SELECT account_id, id, meter, window_start, window_end, window_end, quantity, first_at, last_at, state, \
-            NULLIF(customer, ''), $7, $8, $9 \
+            NULLIF(customer, ''), $7, $8, $9, \
+            CASE WHEN state = 'not_billable' AND customer <> '' THEN {} END \
         FROM gone ORDER BY account_id, window_start, meter RETURNING quantity) \
-    SELECT COUNT(*) AS reports, CAST(COALESCE(SUM(quantity), 0) AS bigint) AS quantity FROM closed";
+    SELECT COUNT(*) AS reports, CAST(COALESCE(SUM(quantity), 0) AS bigint) AS quantity FROM closed",
+        event_time_sql("window_start", "window_end")
+    )
+});
 
 /// As [`MOVE_POSTGRES`], in three statements. The values of all rows come first.
 static INSERT_SQLITE: ValueRows<6> = ValueRows::new(|| {
-    ValueRows::<6>::around_rows(
+    let event_time = event_time_sql("o.window_start", "o.window_end");
+    let insert = format!(
         "INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, quantity, first_at, \
-        last_at, state, customer, closed_at, run_id, straddled) \
+        last_at, state, customer, closed_at, run_id, straddled, event_timestamp) \
         SELECT o.account_id, o.id, o.meter, o.window_start, o.window_end, o.window_end, o.quantity, o.first_at, \
-            o.last_at, d.column5, d.column6, h.closed_at, h.run_id, h.straddled FROM ",
+            o.last_at, d.column5, d.column6, h.closed_at, h.run_id, h.straddled, \
+            CASE WHEN d.column5 = 'not_billable' AND d.column6 IS NOT NULL THEN {event_time} END FROM "
+    );
+    ValueRows::<6>::around_rows(
+        &insert,
         " AS d CROSS JOIN open_reports o CROSS JOIN \
             (SELECT ? AS closed_at, ? AS run_id, ? AS straddled) AS h \
         WHERE o.account_id = d.column1 AND o.window_start = d.column2 AND o.meter = d.column3 \
@@ -183,7 +196,8 @@ pub(super) async fn move_decided(
         closing.is_straddled.into(),
         uuids(decided.iter().map(|one| one.id)),
     ];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, MOVE_POSTGRES, values);
+    let statement =
+        Statement::from_sql_and_values(DbBackend::Postgres, MOVE_POSTGRES.as_str(), values);
     totals(tx, statement).await
 }
 

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
+    billing_start::read_billing_start,
     boundaries::read_boundaries,
     connection::Transaction,
     deleted_accounts::check_not_deleted,
@@ -80,6 +81,11 @@ impl Store {
                 is_duplicate: true,
                 totals: Vec::new(),
             });
+        }
+        let start = read_billing_start(&tx).await?;
+        if start.is_elsewhere(correction.at) {
+            let at = correction.at;
+            return Err(Error::BilledElsewhere { at, start });
         }
         let account = &correction.account_id;
         let links = read_links_of(&tx, account).await?;

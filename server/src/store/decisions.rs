@@ -332,11 +332,13 @@ async fn customer_to_bill(
     };
     match billing_target_at(&links, at) {
         BillingTarget::Billed(customer) => Ok(customer),
-        BillingTarget::NoCustomer | BillingTarget::NotBillable => Err(Error::NotResolvable {
-            report: report.id.to_string(),
-            state: format!("{} and has no customer to bill", report.state.name()),
-            decided: None,
-        }),
+        BillingTarget::NoCustomer | BillingTarget::NotBillable | BillingTarget::Elsewhere(_) => {
+            Err(Error::NotResolvable {
+                report: report.id.to_string(),
+                state: format!("{} and has no customer to bill", report.state.name()),
+                decided: None,
+            })
+        }
     }
 }
 

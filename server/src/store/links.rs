@@ -11,7 +11,7 @@ use sea_orm::{
     sea_query::{ExprTrait as _, Query},
 };
 
-use super::connection::Transaction;
+use super::{Store, billing_start::read_billing_start, connection::Transaction};
 use crate::{
     domain::{
         Millis, SECOND_MS,
@@ -37,10 +37,18 @@ pub(super) async fn read_links(
         .filter(account_link::Column::AccountId.is_in(accounts))
         .all(db)
         .await?;
+    let elsewhere_until = match rows.is_empty() {
+        true => Millis::MIN,
+        false => read_billing_start(db).await?.moment(),
+    };
     let mut links: HashMap<AccountId, Vec<Link>> = HashMap::new();
     for row in rows {
         let account_id = row.account_id.clone();
-        links.entry(account_id).or_default().push(row.into());
+        let link = Link {
+            elsewhere_until,
+            ..row.into()
+        };
+        links.entry(account_id).or_default().push(link);
     }
     for own in links.values_mut() {
         own.sort_by_key(|link| link.version);
@@ -159,6 +167,13 @@ pub(super) async fn end_link(
     let version = account.link.version.saturating_add(1);
     insert_link(tx, &account.id, &billing, (version, at), now).await?;
     Ok(true)
+}
+
+impl Store {
+    /// The accounts that are or were linked to a customer.
+    pub(crate) async fn accounts_of(&self, customer: &str) -> crate::error::Result<Vec<AccountId>> {
+        Ok(accounts_of_customer(&self.reader, customer).await?)
+    }
 }
 
 /// The accounts that are or were linked to a customer: one at a time, so they are few.

@@ -20,6 +20,7 @@ pub(crate) mod audit;
 mod batch_keys;
 mod batch_results;
 mod billing_context;
+mod billing_start;
 mod bounced;
 pub(crate) mod boundaries;
 mod citus_settings;

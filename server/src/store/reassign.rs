@@ -7,6 +7,7 @@ use sea_orm::{
 };
 
 use super::{
+    billing_start::event_time_sql,
     boundaries::read_boundaries,
     close_reports::{Closing, close_reports},
     connection::Transaction,
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     domain::{
         DAY_MS, HOUR_MS, Millis,
-        account::{BillingTarget, billing_target_at},
+        account::{BillingTarget, Link, billing_target_at},
         account_id::AccountId,
         report::{State, Transition},
         window::{Interval, Slots},
@@ -103,12 +104,14 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
             .exec(tx)
             .await?;
     }
-    let newly_in_force = billing_target_at(&links, latest.valid_from);
+    relink_elsewhere(tx, account_id, &links).await?;
+    // Usage before the moment from which this service bills is another integration's.
+    let starts = Ord::max(latest.valid_from, latest.elsewhere_until);
+    let newly_in_force = billing_target_at(&links, starts);
     let older = BillingTarget::NotBillable;
     let never_sent = usage_report::Column::FirstSentAt.is_null();
     // Without the window's start, all reports of the account would be read.
-    let since =
-        is_recent(latest.valid_from).and(usage_report::Column::FirstAt.gte(latest.valid_from));
+    let since = is_recent(starts).and(usage_report::Column::FirstAt.gte(starts));
     let before = usage_report::Column::FirstAt.lt(latest.valid_from);
     for (from, target, range, is_of_any_age) in [
         (State::NoCustomer, &newly_in_force, since.clone(), false),
@@ -156,6 +159,40 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::State.eq(UsageReportState::from(from)))
             .filter(range)
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Applies a new link to reports that another integration bills: they show the customer's meter event that would be sent.
+async fn relink_elsewhere(
+    tx: &Transaction,
+    account_id: &AccountId,
+    links: &[Link],
+) -> Result<(), DbErr> {
+    use usage_report::Column;
+    let Some(latest) = links.last() else {
+        return Ok(());
+    };
+    let target = billing_target_at(links, latest.valid_from);
+    let BillingTarget::Elsewhere(customer) = &target else {
+        return Ok(());
+    };
+    let event_time = event_time_sql("window_start", "window_end");
+    for from in [State::NoCustomer, State::NotBillable] {
+        let Some(to) = from.after(&Transition::Relink(target.clone())) else {
+            continue;
+        };
+        usage_report::Entity::update_many()
+            .col_expr(Column::State, Expr::value(UsageReportState::from(to)))
+            .col_expr(Column::Customer, Expr::value(customer.as_str()))
+            .col_expr(Column::EventTimestamp, Expr::cust(event_time.clone()))
+            .filter(Column::AccountId.eq(account_id))
+            .filter(Column::State.eq(UsageReportState::from(from)))
+            .filter(is_recent(latest.valid_from))
+            .filter(Column::FirstAt.gte(latest.valid_from))
+            .filter(Column::FirstAt.lt(latest.elsewhere_until))
             .exec(tx)
             .await?;
     }

@@ -76,14 +76,15 @@ impl Store {
         Ok(read_any_figures(&self.reader, condition).await?)
     }
 
-    /// The reports of a stream whose meter events are in an interval, and that the present Stripe account accepted.
+    /// The reports of a stream whose meter events are in an interval, and that the present Stripe account accepted, or
+    /// another integration bills.
     pub(crate) async fn accepted_figures(
         &self,
         stream: &Stream,
         range: Interval,
     ) -> Result<Vec<ReportFigure>> {
         let mut figures = self.figures_of_stream(stream, range).await?;
-        figures.retain(|figure| figure.state.is_reported());
+        figures.retain(|figure| figure.state.is_reported() || figure.is_billed_elsewhere());
         Ok(figures)
     }
 }

@@ -4,6 +4,7 @@ use sea_orm::DbErr;
 
 use crate::{
     domain::{
+        Millis,
         account::{Billing, Link},
         account_id::AccountId,
         billing_period::BillingPeriod,
@@ -276,6 +277,8 @@ impl From<account_link::Model> for Link {
             valid_from: row.valid_from,
             billing,
             recorded_at: row.recorded_at,
+            // Known where links decide on usage: see `read_links`.
+            elsewhere_until: Millis::MIN,
         }
     }
 }

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Millis, account_id::AccountId, pause::PauseReason, report::State, sender_mark::OwnMarks,
-        stripe_account::StripeAccount,
+        Millis, account_id::AccountId, billing_start::BillingStart, pause::PauseReason,
+        report::State, sender_mark::OwnMarks, stripe_account::StripeAccount,
     },
     entity::{
         commit, console_session, lease, open_report,
@@ -52,6 +52,8 @@ pub(crate) struct Sending {
     pub(crate) marks: OwnMarks,
     /// When Stripe last accepted a meter event, within some seconds; absent before the first one.
     pub(crate) last_accepted_at: Option<Millis>,
+    /// From when on this service bills.
+    pub(crate) billing_start: BillingStart,
 }
 
 impl Sending {
@@ -302,6 +304,7 @@ pub(super) async fn read_sending(db: &impl ConnectionTrait) -> std::result::Resu
             previous_at: row.mark_before_at,
         },
         last_accepted_at: row.last_accepted_at,
+        billing_start: BillingStart::from_stored(row.bill_from),
     })
 }
 

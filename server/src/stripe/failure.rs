@@ -101,6 +101,7 @@ fn failure_of(error: &RequestError) -> Failure {
     let text = truncate(&error.to_string());
     let (status, code) = match error {
         RequestError::NotSent(_) => return Failure::NotSent(text),
+        RequestError::InShadow(_) => return Failure::Refused(text),
         // A broken connection or an unreadable body may follow a success.
         RequestError::NoAnswer(_) | RequestError::Unreadable(_) => return Failure::NoAnswer(text),
         RequestError::Answered { status, code, .. } => (*status, code.as_str()),

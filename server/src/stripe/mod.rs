@@ -40,6 +40,7 @@ use self::{
 };
 pub(crate) use self::{failure::Failure, invoices::Invoices, transport::ShownDate};
 use crate::{
+    config::StripeConfig,
     domain::{Millis, SECOND_MS, stripe_account::is_live_key, window::Interval},
     metrics::{self, StripeOutcome},
     otlp,
@@ -105,17 +106,21 @@ impl std::fmt::Debug for Stripe {
 }
 
 impl Stripe {
-    /// A client of the account that a secret key belongs to.
+    /// A client of the account that a secret key belongs to. With `REPORTING=shadow` it can only read.
     ///
     /// # Errors
     /// The key or the URL is not valid in a request.
-    pub(crate) fn new(secret_key: &str, api_base: Option<&str>) -> Result<Self, String> {
+    pub(crate) fn new(secret_key: &str, config: &StripeConfig) -> Result<Self, String> {
         let meter_ids = Cache::builder()
             .max_capacity(10_000)
             .time_to_live(METER_ID_TTL)
             .build();
         Ok(Self {
-            client: Transport::new(secret_key, api_base)?,
+            client: Transport::new(
+                secret_key,
+                config.stripe_api_base.as_deref(),
+                config.reporting,
+            )?,
             guard: AccountGuard::default(),
             is_live: is_live_key(secret_key),
             meter_ids,
@@ -309,6 +314,7 @@ fn idempotent(request_key: &str) -> Result<RequestStrategy, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Reporting;
 
     #[test]
     fn a_total_with_a_fraction_is_refused() {
@@ -321,7 +327,13 @@ mod tests {
 
     #[test]
     fn debug_output_does_not_show_the_key() {
-        let stripe = Stripe::new("sk_test_secret", None).unwrap();
+        let config = StripeConfig {
+            stripe_secret_key: None,
+            stripe_secret_key_file: None,
+            stripe_api_base: None,
+            reporting: Reporting::On,
+        };
+        let stripe = Stripe::new("sk_test_secret", &config).unwrap();
         assert!(!format!("{stripe:?}").contains("secret"));
     }
 }

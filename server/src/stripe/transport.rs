@@ -33,6 +33,7 @@ use tokio::{
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
+    config::Reporting,
     domain::Millis,
     request_context::{TRACE_PARENT, outgoing_trace},
 };
@@ -70,6 +71,7 @@ pub(super) struct Transport {
     /// The number of requests about metering that Stripe has refused because there were too many.
     throttled: Arc<AtomicU64>,
     try_interval: Duration,
+    reporting: Reporting,
 }
 
 /// Whether requests reach Stripe.
@@ -107,6 +109,9 @@ pub(super) enum RequestError {
     /// There was no connection, so Stripe did not get the request.
     #[error("Stripe cannot be reached: {0}")]
     NotSent(String),
+    /// The request would change something, and Stripe is only read.
+    #[error("REPORTING is shadow, so Stripe is only read and {0} was not sent")]
+    InShadow(String),
     /// Stripe may have got the request.
     #[error("{0}")]
     NoAnswer(String),
@@ -133,7 +138,11 @@ impl StripeClientErr for RequestError {
 impl Transport {
     /// # Errors
     /// The key or the URL is not valid in a request.
-    pub(super) fn new(secret_key: &str, api_base: Option<&str>) -> Result<Self, String> {
+    pub(super) fn new(
+        secret_key: &str,
+        api_base: Option<&str>,
+        reporting: Reporting,
+    ) -> Result<Self, String> {
         let base = api_base.unwrap_or(STRIPE_API_BASE).trim_end_matches('/');
         let is_url = base
             .parse::<Uri>()
@@ -153,6 +162,7 @@ impl Transport {
             reach: Arc::default(),
             throttled: Arc::default(),
             try_interval: TRY_INTERVAL,
+            reporting,
         })
     }
 
@@ -186,6 +196,11 @@ impl Transport {
         form: Option<String>,
         mut headers: HeaderMap,
     ) -> Result<Answer, RequestError> {
+        // The only place that sends anything: nothing is changed at Stripe in shadow mode, whatever asks for it.
+        if self.reporting.is_shadow() && method != Method::GET {
+            let path = path_and_query.split('?').next().unwrap_or_default();
+            return Err(RequestError::InShadow(format!("{method} {path}")));
+        }
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert("stripe-version", self.version.clone());

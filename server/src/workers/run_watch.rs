@@ -154,7 +154,7 @@ impl Reporter {
                 }
                 let target = billing_target_at(own, report.first_at);
                 match target {
-                    BillingTarget::NotBillable if is_open => {
+                    BillingTarget::NotBillable | BillingTarget::Elsewhere(_) if is_open => {
                         summary.not_billable.add(1, report.quantity);
                     }
                     BillingTarget::NoCustomer if is_open => {

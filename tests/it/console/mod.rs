@@ -7,6 +7,7 @@ mod gate;
 mod hostile;
 mod invoices;
 mod pages;
+mod shadow;
 mod sign_in;
 mod usage;
 mod visitors;

@@ -16,6 +16,7 @@ use usage_proto::v1::FILE_DESCRIPTOR_SET;
 use usage_server::{
     domain::{
         access::Denial,
+        billing_start::BillingStart,
         clock_check::Doubt,
         violation::{Reason as ServerReason, Violation},
         window::Interval,
@@ -92,7 +93,11 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::ApiKeyNotFound(_) => (Reason::ApiKeyNotFound, Kind::NotFound),
         ServerError::ClockInDoubt(_) => (Reason::ClockInDoubt, Kind::Unavailable),
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
-        ServerError::ReportingDisabled => (Reason::ReportingDisabled, Kind::ReportingDisabled),
+        ServerError::ReportingDisabled
+        | ServerError::OnlyReads
+        | ServerError::BilledElsewhere { .. } => {
+            (Reason::ReportingDisabled, Kind::ReportingDisabled)
+        }
         ServerError::StripeUnavailable(_) => (Reason::StripeUnavailable, Kind::Unavailable),
         ServerError::ChangeInProgress(_) => (Reason::ChangeInProgress, Kind::Precondition),
         ServerError::SubscriptionNotChangeable(_) => {
@@ -202,6 +207,11 @@ fn every_server_error_has_a_reason_in_the_contract() {
         ServerError::ClockInDoubt(Doubt::DatabaseJumped(1)),
         ServerError::ShuttingDown,
         ServerError::ReportingDisabled,
+        ServerError::OnlyReads,
+        ServerError::BilledElsewhere {
+            at: 0,
+            start: BillingStart::At(1),
+        },
         ServerError::StripeUnavailable(text()),
         ServerError::ChangeInProgress(text()),
         ServerError::SubscriptionNotChangeable(text()),

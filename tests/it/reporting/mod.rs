@@ -20,6 +20,7 @@ mod restore_many;
 mod schedule;
 mod send_order;
 mod send_rate;
+mod shadow;
 mod stripe_accounts;
 mod stripe_faults;
 mod verification;

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 80] = [
+const TESTS: [(&str, &str); 84] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -196,6 +196,22 @@ const TESTS: [(&str, &str); 80] = [
     (
         "reporting::restore",
         "sending_stays_paused_until_a_restore_is_confirmed",
+    ),
+    (
+        "reporting::shadow",
+        "a_link_in_shadow_mode_bills_nothing_that_waited_for_it",
+    ),
+    (
+        "reporting::shadow",
+        "a_moment_is_a_full_hour_ahead_and_final_once_it_has_come",
+    ),
+    (
+        "reporting::shadow",
+        "days_are_compared_with_what_the_other_integration_sent",
+    ),
+    (
+        "reporting::shadow",
+        "each_unit_is_billed_once_around_the_switch_over",
     ),
     (
         "reporting::schedule",

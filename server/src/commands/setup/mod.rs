@@ -54,8 +54,7 @@ pub async fn set_up(config: &SetupConfig) -> Result<SetupReport, SetupError> {
     let key = config.stripe.key().map_err(SetupError::Config)?;
     let key =
         key.ok_or_else(|| SetupError::Config("no Stripe key; set STRIPE_SECRET_KEY".to_owned()))?;
-    let stripe =
-        Stripe::new(&key, config.stripe.stripe_api_base.as_deref()).map_err(SetupError::Config)?;
+    let stripe = Stripe::new(&key, &config.stripe).map_err(SetupError::Config)?;
     let mut progress = Progress::default();
     let mut last_failure: Option<Failure> = None;
     for round in 0..MAX_ROUNDS {

@@ -2,6 +2,7 @@
 
 use crate::{
     clock::Clock,
+    config::StripeConfig,
     doctor::{clocks, finding::Finding},
     domain::{
         SECOND_MS,
@@ -19,7 +20,7 @@ const ADVICE: &str =
 /// Checks the key and Stripe's clock; returns a client if the key can be used.
 pub(in crate::doctor) async fn check(
     key: &Result<Option<String>, String>,
-    base: Option<&str>,
+    config: &StripeConfig,
     clock: &Clock,
     findings: &mut Vec<Finding>,
 ) -> Option<Stripe> {
@@ -39,7 +40,7 @@ pub(in crate::doctor) async fn check(
             return None;
         }
     };
-    let stripe = match Stripe::new(key, base) {
+    let stripe = match Stripe::new(key, config) {
         Ok(stripe) => stripe,
         Err(error) => {
             findings.push(Finding::bad(

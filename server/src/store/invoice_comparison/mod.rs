@@ -79,6 +79,8 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<BillingPeriod>> {
         let again = Column::CompareAgainAt;
+        // Another integration bills what is before it.
+        let moment = self.billing_start().await?.moment();
         // A clock was ahead.
         let ahead = now.saturating_add(LONGEST_WAIT_MS).saturating_add(DAY_MS);
         let queries = [
@@ -86,6 +88,7 @@ impl Store {
                 .filter(Column::ComparedAt.is_null())
                 .filter(Column::Subscription.is_not_null())
                 .filter(Column::PeriodEnd.lte(now.saturating_sub(FIRST_READ_MS)))
+                .filter(Column::PeriodEnd.gt(moment))
                 .order_by_asc(Column::PeriodEnd),
             billing_period::Entity::find()
                 .filter(again.lte(now))

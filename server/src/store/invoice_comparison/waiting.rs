@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    sea_query::ExprTrait as _,
 };
 
 use super::RowCount;
@@ -17,7 +18,7 @@ use crate::{
     },
     entity::billing_period::{self, Column},
     error::Result,
-    store::Store,
+    store::{Store, unindexed},
 };
 
 /// Periods of each kind that are read. With more, their number is a lower bound.
@@ -53,6 +54,8 @@ impl Store {
         limit: usize,
     ) -> Result<(RowCount, Vec<WaitingComparison>)> {
         let overdue = now.saturating_sub(OVERDUE_MS);
+        // Periods of another integration are not compared.
+        let moment = self.billing_start().await?.moment();
         let queries = [
             billing_period::Entity::find()
                 .filter(Column::CompareFailingSince.is_not_null())
@@ -61,6 +64,7 @@ impl Store {
                 .filter(Column::ComparedAt.is_null())
                 .filter(Column::Subscription.is_not_null())
                 .filter(Column::PeriodEnd.lte(overdue.saturating_sub(FIRST_READ_MS)))
+                .filter(Column::PeriodEnd.gt(moment))
                 .order_by_asc(Column::PeriodEnd),
             billing_period::Entity::find()
                 .filter(Column::CompareAgainAt.lte(overdue))
@@ -95,11 +99,13 @@ impl Store {
         time: Interval,
         now: Millis,
     ) -> Result<Vec<WaitingComparison>> {
+        let moment = self.billing_start().await?.moment();
         let found = billing_period::Entity::find()
             .filter(Column::AccountId.eq(account_id))
             .filter(Column::PeriodStart.lt(time.end))
             .filter(Column::PeriodEnd.gt(time.start))
             .order_by_asc(Column::PeriodStart)
+            .filter(unindexed(Column::PeriodEnd).gt(moment))
             .limit(MAX_READ)
             .all(&self.reader)
             .await?;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
+    billing_start::read_billing_start,
     boundaries::record_boundary_change,
     close::close_account,
     deleted_accounts::check_not_deleted,
@@ -79,6 +80,10 @@ impl Store {
             .await?
             .ok_or_else(|| Error::AccountNotFound(new.account_id.to_string()))?;
         let now = first_free_instant(&tx, &new.account_id, clock()).await?;
+        let start = read_billing_start(&tx).await?;
+        if start.is_elsewhere(now) {
+            return Err(Error::BilledElsewhere { at: now, start });
+        }
         let row = subscription_change::ActiveModel {
             account_id: Set(new.account_id.clone()),
             id: Set(Uuid::now_v7()),

@@ -11,7 +11,7 @@ const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 2\r\n\r\n{}";
 
 fn transport(base: &str) -> Transport {
-    Transport::new("sk_test_x", Some(base)).unwrap()
+    Transport::new("sk_test_x", Some(base), Reporting::On).unwrap()
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {
@@ -169,7 +169,11 @@ async fn refusals_of_too_many_meter_events_are_counted() {
 
 #[test]
 fn an_invalid_url_or_key_is_named() {
-    let error = |key, base| Transport::new(key, Some(base)).err().unwrap();
+    let error = |key, base| {
+        Transport::new(key, Some(base), Reporting::On)
+            .err()
+            .unwrap()
+    };
     assert!(error("sk_test_x", "stripe").contains("\"stripe\""));
     assert!(!error("sk_test\n", "http://127.0.0.1").contains("sk_test"));
 }

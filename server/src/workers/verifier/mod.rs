@@ -15,7 +15,10 @@ use super::{
     wake::Signals,
 };
 use crate::{
-    domain::{DAY_MS, HOUR_MS, MINUTE_MS, Millis, meter::Meters, stream::Stream},
+    domain::{
+        DAY_MS, HOUR_MS, MINUTE_MS, Millis, billing_start::BillingStart, meter::Meters,
+        stream::Stream,
+    },
     error::{Error, Result},
     store::{Store, verification::UnverifiedDay},
     stripe::{Failure, Stripe},
@@ -48,6 +51,8 @@ pub(crate) struct Verifier {
 struct Run {
     now: Millis,
     is_requested: bool,
+    /// From when on this service bills.
+    billing_start: BillingStart,
     reads_left: u32,
     /// `None` before the first stream and after the last one.
     cursor: Option<Stream>,
@@ -215,6 +220,7 @@ impl Job for Verifier {
         let mut run = Run {
             now,
             is_requested,
+            billing_start: self.store.billing_start().await?,
             reads_left: READS_PER_RUN,
             cursor,
             answered: 0,

@@ -19,7 +19,7 @@ use crate::{
     },
     metrics,
     store::verification::{DayVerification, EVENTS_READ, UnverifiedDay},
-    stripe::event_summaries::Grouping,
+    stripe::event_summaries::{Grouping, Totals},
 };
 
 /// A stream, and its meter's event name at Stripe.
@@ -79,10 +79,7 @@ impl Verifier {
         while let Some(range) = days_range(due.iter().copied()) {
             // Stripe's totals are read first. If an event is accepted in between, the totals lack it, and the next
             // check finds it.
-            let totals = self
-                .stripe
-                .totals(&event_name, &stream.customer, range, Grouping::Day);
-            let totals = self.read(run, totals).await?;
+            let totals = self.own_totals(target, range, run).await?;
             let reports = self.store.stream_events(stream, range).await?;
             let complete_until = complete_until(&reports, range);
             let mut by_day: BTreeMap<Millis, (Vec<Report>, Vec<SentEvent>)> = BTreeMap::new();
@@ -121,6 +118,40 @@ impl Verifier {
             due.retain(|day| *day >= complete_until);
         }
         Ok(())
+    }
+
+    /// Stripe's totals of days. That of the day in which this service began to bill is without what another integration
+    /// sent before: the moment is a full hour.
+    async fn own_totals(
+        &self,
+        target: Target<'_>,
+        range: Interval,
+        run: &mut Run,
+    ) -> Result<Totals, Stopped> {
+        let Target { stream, event_name } = target;
+        let customer = &stream.customer;
+        let totals = self
+            .stripe
+            .totals(event_name, customer, range, Grouping::Day);
+        let mut totals = self.read(run, totals).await?;
+        let moment = run.billing_start.moment();
+        let start = day_of(moment);
+        if moment == start || !range.contains(start) {
+            return Ok(totals);
+        }
+        let day = Interval {
+            start,
+            end: start.saturating_add(DAY_MS),
+        };
+        let hours = self
+            .stripe
+            .totals(event_name, customer, day, Grouping::Hour);
+        let hours = self.read(run, hours).await?;
+        let own = hours.iter().filter(|(hour, _)| **hour >= moment);
+        let mut own = own.map(|(_, total)| *total);
+        let own = own.try_fold(0_i64, |sum, total| sum.checked_add(total?));
+        totals.insert(start, own);
+        Ok(totals)
     }
 
     async fn verify_day(

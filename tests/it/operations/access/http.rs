@@ -39,6 +39,7 @@ fn all_that_is_not_named_here_is_nowhere() {
         (HttpPath::ConsoleFind, [reader, reader, None, None]),
         (HttpPath::ConsoleRuns, [reader, reader, None, None]),
         (HttpPath::ConsoleVerification, [reader, reader, None, None]),
+        (HttpPath::ConsoleShadow, [reader, reader, None, None]),
         (HttpPath::ConsoleAudit, [admin, admin, None, None]),
         (HttpPath::ConsoleKeys, [admin, admin, None, None]),
         (HttpPath::ConsoleSetUp, [reader, reader, None, None]),
@@ -53,7 +54,7 @@ fn all_that_is_not_named_here_is_nowhere() {
         let found = [All, WithoutWebhooks, Metrics, Webhooks];
         assert_eq!(found.map(|socket| path.requirement(socket)), on, "{path:?}");
     }
-    assert_eq!(HttpPath::ALL.len(), 21);
+    assert_eq!(HttpPath::ALL.len(), 26);
 }
 
 /// Pages of one thing, which their address names.

@@ -32,7 +32,7 @@ enum Class {
 }
 
 /// Every method, in one class.
-const CLASSES: [(&str, Class); 32] = [
+const CLASSES: [(&str, Class); 34] = [
     ("/usage.v1.UsageService/Increment", Class::Meter),
     ("/usage.v1.UsageService/IncrementBatch", Class::Nothing),
     ("/usage.v1.UsageService/Get", Class::Meter),
@@ -85,6 +85,14 @@ const CLASSES: [(&str, Class); 32] = [
     ),
     ("/usage.v1.OperationsService/Doctor", Class::Everything),
     ("/usage.v1.OperationsService/ListRuns", Class::Everything),
+    (
+        "/usage.v1.OperationsService/CompareShadow",
+        Class::Everything,
+    ),
+    (
+        "/usage.v1.OperationsService/SwitchBilling",
+        Class::Everything,
+    ),
     ("/grpc.health.v1.Health/Check", Class::Nothing),
     ("/grpc.health.v1.Health/Watch", Class::Nothing),
     (

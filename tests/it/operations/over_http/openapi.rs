@@ -188,16 +188,22 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
         ("AccessService/RevokeKey", json!({ "id": key })),
         ("AccessService/ListAuditEntries", json!({})),
         ("OperationsService/ListRuns", json!({})),
+        ("OperationsService/CompareShadow", json!({ "pageSize": 5 })),
+        (
+            "OperationsService/SwitchBilling",
+            json!({ "billFrom": "2100-01-01T00:00:00Z", "requestedBy": "a test" }),
+        ),
         ("OperationsService/Doctor", json!({})),
     ]
 }
 
-/// The methods whose request above is refused: what they decide about takes hours to come about.
-const REFUSED: [&str; 4] = [
+/// The methods whose request above is refused: what they decide about takes hours to come about, or there is none.
+const REFUSED: [&str; 5] = [
     "/usage.v1.UsageService/ResolveReport",
     "/usage.v1.UsageService/AcknowledgeDifference",
     "/usage.v1.AccountService/AbortSubscriptionChange",
     "/usage.v1.AccountService/ChangePlan",
+    "/usage.v1.OperationsService/SwitchBilling",
 ];
 
 async fn each_method_answers_as_it_is_described(world: World) {

@@ -1,0 +1,139 @@
+//! From when on this service bills. Before that moment another integration does, and this service only shows what it
+//! would send. Pure.
+
+use super::{HOUR_MS, MINUTE_MS, Millis, period::rfc3339, violation::Violation};
+
+/// How far ahead the moment has to be: nothing that is counted at the time of the request may be after it.
+pub const MIN_AHEAD_MS: Millis = 10 * MINUTE_MS;
+
+/// From when on this service bills.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BillingStart {
+    /// It always did.
+    #[default]
+    Always,
+    /// It does not: another integration bills everything.
+    NotNamed,
+    /// From this moment on. Usage before it is the other integration's.
+    At(Millis),
+}
+
+impl BillingStart {
+    /// As the database has it.
+    pub fn from_stored(stored: Option<Millis>) -> Self {
+        match stored {
+            None => Self::Always,
+            Some(Millis::MAX) => Self::NotNamed,
+            Some(at) => Self::At(at),
+        }
+    }
+
+    /// The time before which usage is billed by another integration.
+    pub fn moment(self) -> Millis {
+        match self {
+            Self::Always => Millis::MIN,
+            Self::NotNamed => Millis::MAX,
+            Self::At(at) => at,
+        }
+    }
+
+    /// For a message: from when on this service bills.
+    pub fn described(self) -> String {
+        match self {
+            Self::Always => "this service bills everything".to_owned(),
+            Self::NotNamed => "no moment is named from which this service bills".to_owned(),
+            Self::At(at) => format!("this service bills from {} on", rfc3339(at)),
+        }
+    }
+
+    /// Whether another integration bills usage of a time.
+    pub fn is_elsewhere(self, at: Millis) -> bool {
+        at < self.moment()
+    }
+
+    /// Checks a moment that is named at a time.
+    ///
+    /// It is a full hour of UTC: windows end there, so no report is on both sides of it, and Stripe's totals of hours show
+    /// what each side sent. Nothing of after it was counted or closed yet.
+    ///
+    /// # Errors
+    /// It is no full hour, or too early; or this service bills already.
+    pub fn check_named(self, at: Millis, now: Millis) -> Result<(), Violation> {
+        let field = "bill_from";
+        let earliest = now.saturating_add(MIN_AHEAD_MS);
+        if at.rem_euclid(HOUR_MS) != 0 {
+            return Err(Violation::invalid(
+                field,
+                format!(
+                    "bill_from {} is not a full hour of UTC; reports end at full hours, so that none is on both sides",
+                    rfc3339(at)
+                ),
+            ));
+        }
+        if at < earliest {
+            return Err(Violation::invalid(
+                field,
+                format!(
+                    "bill_from {} must be {} minutes after the server's clock, {}, or later: what was counted so far is the other integration's",
+                    rfc3339(at),
+                    MIN_AHEAD_MS.div_euclid(MINUTE_MS),
+                    rfc3339(now)
+                ),
+            ));
+        }
+        match self {
+            Self::NotNamed => Ok(()),
+            Self::At(before) if now < before => Ok(()),
+            Self::At(before) => Err(Violation::invalid(
+                field,
+                format!(
+                    "this service has billed since {}; that cannot be changed any more",
+                    rfc3339(before)
+                ),
+            )),
+            Self::Always => Err(Violation::invalid(
+                field,
+                "this database was never used with REPORTING=shadow: it bills everything that it counts",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOON: Millis = 1_800_014_400_000;
+
+    #[test]
+    fn a_moment_is_a_full_hour_ahead_and_can_be_moved_until_it_comes() {
+        let shadow = BillingStart::NotNamed;
+        assert!(shadow.check_named(NOON + HOUR_MS, NOON).is_ok());
+        assert!(shadow.check_named(NOON + HOUR_MS + 1, NOON).is_err());
+        assert!(shadow.check_named(NOON, NOON).is_err());
+        let late = NOON + HOUR_MS - MIN_AHEAD_MS;
+        assert!(shadow.check_named(NOON + HOUR_MS, late).is_ok());
+        assert!(shadow.check_named(NOON + HOUR_MS, late + 1).is_err());
+        let named = BillingStart::At(NOON + HOUR_MS);
+        assert!(named.check_named(NOON + 2 * HOUR_MS, NOON).is_ok());
+        assert!(
+            named
+                .check_named(NOON + 3 * HOUR_MS, NOON + HOUR_MS)
+                .is_err()
+        );
+        let always = BillingStart::Always;
+        assert!(always.check_named(NOON + HOUR_MS, NOON).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn each_time_belongs_to_one_side(at in 0_i64..4_000_000_000_000, moment in 0_i64..4_000_000_000_000) {
+            let start = BillingStart::from_stored(Some(moment));
+            prop_assert_eq!(start.is_elsewhere(at), at < moment);
+            prop_assert!(BillingStart::NotNamed.is_elsewhere(at));
+            prop_assert!(!BillingStart::Always.is_elsewhere(at));
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Shadow mode: another integration bills, everything is counted and compared, nothing is changed at Stripe; and the
+//! switch-over, after which each unit was billed once.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use usage_client::{
+    CancelSubscription, ChangePlan, CompareShadow, Correct, Error, ErrorKind, ForceReport,
+    ReportState, ShadowDay, ShadowFinding,
+};
+use usage_server::ServeError;
+
+use crate::support::world::{
+    Server, World, at,
+    billing::{BASIC, PRO},
+    on_both_engines, on_postgres,
+};
+
+on_both_engines!(
+    a_day_in_shadow_mode_only_reads_from_stripe,
+    a_report_in_shadow_mode_shows_the_event_that_would_be_sent,
+    days_are_compared_with_what_the_other_integration_sent,
+    each_unit_is_billed_once_around_the_switch_over,
+    usage_is_not_lost_while_servers_have_not_switched,
+    a_link_in_shadow_mode_bills_nothing_that_waited_for_it,
+    a_moment_is_a_full_hour_ahead_and_final_once_it_has_come,
+    a_database_that_reports_does_not_become_a_shadow,
+);
+on_postgres!(replicas_that_switch_at_different_times_bill_each_unit_once);
+
+const START: &str = "2027-02-22T09:00:00Z";
+const NOON: &str = "2027-03-20T12:00:00Z";
+
+/// A server in shadow mode with stopped clocks, and the account `acct` linked to a subscription.
+async fn shadow(world: &mut World) {
+    world.reconfigure(&["--reporting=shadow"]).await;
+    world.start_subscribed(at(NOON), &[BASIC], at(START)).await;
+}
+
+/// What the other integration sends.
+async fn theirs(world: &World, identifier: &str, quantity: i64, at: DateTime<Utc>) {
+    let (value, timestamp) = (quantity.to_string(), at.timestamp().to_string());
+    let form = [
+        ("event_name", "api_calls"),
+        ("payload[stripe_customer_id]", "cus_acct"),
+        ("payload[value]", &value),
+        ("identifier", identifier),
+        ("timestamp", &timestamp),
+    ];
+    world
+        .call_stripe("POST", "/v1/billing/meter_events", &form)
+        .await;
+}
+
+/// Counts usage here, and lets the other integration send it.
+async fn both(world: &World, identifier: &str, quantity: i64, at: DateTime<Utc>) {
+    world.count("acct", quantity, at).await;
+    theirs(world, identifier, quantity, at).await;
+}
+
+async fn compared(world: &World) -> Vec<ShadowDay> {
+    let page = world.client().compare_shadow(CompareShadow::new()).await;
+    page.unwrap().days
+}
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(result: Result<T, Error>, words: &str) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReportingDisabled, "{error}");
+    assert!(error.to_string().contains(words), "{error}");
+}
+
+async fn a_day_in_shadow_mode_only_reads_from_stripe(mut world: World) {
+    shadow(&mut world).await;
+    let before = world.stripe().requests().await.unwrap().len();
+    let client = world.client();
+    world.count("acct", 5, world.now()).await;
+    let summary = world.report_all().await;
+    assert_eq!(
+        (summary.closed.quantity, summary.not_billable.quantity),
+        (5, 5)
+    );
+    let words = "REPORTING is shadow";
+    let now = CancelSubscription::now("acct")
+        .invoice_now(true)
+        .prorate(true);
+    assert_refused(client.cancel_subscription(now).await, words);
+    let later = CancelSubscription::at_period_end("acct");
+    assert_refused(client.cancel_subscription(later).await, words);
+    let change = ChangePlan::new("acct", PRO);
+    assert_refused(client.change_plan(change).await, words);
+    let correction = Correct::new("acct", -2, "counted twice").timestamp(world.now());
+    assert_refused(client.correct(correction).await, "another integration");
+    assert_eq!(world.count_rows("subscription_changes").await, 0);
+    assert_eq!(world.count_rows("usage_reports").await, 1);
+    let diagnosis = client.doctor().await.unwrap();
+    let found = diagnosis.findings.iter();
+    let found = found.filter(|one| one.check == "shadow mode").count();
+    assert_eq!(found, 1);
+    client
+        .reconcile(usage_client::Reconcile::new())
+        .await
+        .unwrap();
+    compared(&world).await;
+    world
+        .advance_to(world.now() + TimeDelta::days(1), TimeDelta::hours(1))
+        .await;
+    world.report_all().await;
+    let requests = world.stripe().requests().await.unwrap();
+    let made = &requests[before..];
+    assert!(made.len() > 5, "{}", made.len());
+    let changing = made.iter().find(|request| request.method != "GET");
+    assert!(changing.is_none(), "{changing:?}");
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 0);
+    world.finish().await;
+}
+
+async fn a_report_in_shadow_mode_shows_the_event_that_would_be_sent(mut world: World) {
+    shadow(&mut world).await;
+    world
+        .count("acct", 5, at(NOON) - TimeDelta::minutes(20))
+        .await;
+    world.report_all().await;
+    let [report] = &world.reports("acct").await[..] else {
+        panic!("one report")
+    };
+    assert_eq!(report.state, ReportState::NotBillable);
+    assert!(report.billed_elsewhere);
+    assert_eq!(report.quantity, 5);
+    assert_eq!(report.stripe_customer.as_deref(), Some("cus_acct"));
+    assert!(report.identifier.starts_with("usage_"));
+    assert_eq!(report.event_timestamp, Some(report.window.start));
+    assert_eq!(report.attempts, 0);
+    assert_eq!(world.usage("acct").await, (5, 0, 0, 5));
+    world.finish().await;
+}
+
+async fn days_are_compared_with_what_the_other_integration_sent(mut world: World) {
+    shadow(&mut world).await;
+    let day = |days: i64| at(NOON) - TimeDelta::days(days);
+    both(&world, "equal", 7, day(5)).await;
+    world.count("acct", 7, day(4)).await;
+    theirs(&world, "differs", 8, day(4)).await;
+    world.count("acct", 3, day(3)).await;
+    theirs(&world, "only_theirs", 4, day(2)).await;
+    // Open usage counts too.
+    world.report_all().await;
+    both(&world, "today", 2, day(0)).await;
+    let days = compared(&world).await;
+    let found: Vec<_> = days
+        .iter()
+        .map(|day| {
+            (
+                (at(NOON) - day.day).num_days(),
+                day.counted,
+                day.stripe_total.clone().unwrap(),
+                day.finding,
+                day.preliminary,
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (5, 7, 7, ShadowFinding::Equal, false),
+            (4, 7, 8, ShadowFinding::Differs, false),
+            (3, 3, 0, ShadowFinding::OnlyHere, false),
+            (2, 0, 4, ShadowFinding::OnlyAtStripe, false),
+            (0, 2, 2, ShadowFinding::Equal, true),
+        ]
+    );
+    assert_eq!(days[0].account_ids, ["acct"]);
+    let question = CompareShadow::new().only_differences();
+    let page = world.client().compare_shadow(question).await.unwrap();
+    assert_eq!(page.days.len(), 3);
+    assert!(page.shadow && page.bill_from.is_none());
+    let other = CompareShadow::new().stripe_customer("cus_other");
+    let page = world.client().compare_shadow(other).await.unwrap();
+    assert!(page.days.is_empty() && page.next_page_token.is_none());
+    world.finish().await;
+}
+
+/// The quantities of the meter on the customer's final invoices.
+async fn invoiced(world: &World) -> Vec<i64> {
+    world.invoiced_quantities("cus_acct", "api_calls").await
+}
+
+async fn each_unit_is_billed_once_around_the_switch_over(mut world: World) {
+    shadow(&mut world).await;
+    let moment = at("2027-03-20T15:00:00Z");
+    both(&world, "theirs_1", 10, at(NOON)).await;
+    world.report_all().await;
+    world
+        .client()
+        .switch_billing(moment, "a test")
+        .await
+        .unwrap();
+    let two_hours_before = moment - TimeDelta::hours(2);
+    world.move_clocks(two_hours_before).await;
+    both(&world, "theirs_2", 20, two_hours_before).await;
+    world.move_clocks(moment - TimeDelta::seconds(1)).await;
+    both(&world, "theirs_3", 40, world.now()).await;
+    world.move_clocks(moment + TimeDelta::minutes(1)).await;
+    world.count("acct", 100, moment).await;
+    // The server that only reads is replaced after the moment.
+    world.reconfigure(&["--reporting=on"]).await;
+    world.count("acct", 200, world.now()).await;
+    // What arrives late belongs to the side of its time.
+    let late = moment - TimeDelta::milliseconds(1);
+    both(&world, "theirs_4", 80, late).await;
+    let summary = world.report_all().await;
+    assert_eq!(summary.accepted.quantity, 300);
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 450);
+    let days = compared(&world).await;
+    assert!(
+        days.iter().all(|day| day.finding == ShadowFinding::Equal),
+        "{days:?}"
+    );
+    let end = at("2027-03-22T09:00:00Z");
+    world.advance_past_draft(end).await;
+    assert_eq!(invoiced(&world).await, [450]);
+    world
+        .advance_until_found("usage_reports WHERE state = 'invoiced'")
+        .await;
+    let reports = world.reports("acct").await;
+    let of = |state, elsewhere| {
+        let own = reports
+            .iter()
+            .filter(move |report| report.state == state && report.billed_elsewhere == elsewhere);
+        own.map(|report| report.quantity).sum::<i64>()
+    };
+    assert_eq!(of(ReportState::Invoiced, false), 300);
+    assert_eq!(of(ReportState::NotBillable, true), 150);
+    world.finish().await;
+}
+
+async fn usage_is_not_lost_while_servers_have_not_switched(mut world: World) {
+    shadow(&mut world).await;
+    let moment = at("2027-03-20T13:00:00Z");
+    world
+        .client()
+        .switch_billing(moment, "a test")
+        .await
+        .unwrap();
+    world.move_clocks(moment + TimeDelta::minutes(30)).await;
+    world.count("acct", 6, moment).await;
+    world.start_run().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Closed])
+        .await;
+    let change = ChangePlan::new("acct", PRO);
+    assert_refused(
+        world.client().change_plan(change).await,
+        "REPORTING is shadow",
+    );
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 0);
+    world.crash_and_restart().await;
+    world.reconfigure(&["--reporting=on"]).await;
+    world.wait_until_sent("acct").await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 6);
+    world.finish().await;
+}
+
+async fn a_link_in_shadow_mode_bills_nothing_that_waited_for_it(mut world: World) {
+    world.reconfigure(&["--reporting=shadow"]).await;
+    world.with_prices_at(at(NOON)).await;
+    world.subscribe("acct", &[BASIC], at(START)).await;
+    world.count("acct", 5, at(NOON) - TimeDelta::hours(2)).await;
+    world.report_all().await;
+    assert_eq!(
+        world.reports("acct").await[0].state,
+        ReportState::NoCustomer
+    );
+    world.link_to_subscription("acct").await;
+    let report = &world.reports("acct").await[0];
+    assert!(report.billed_elsewhere);
+    assert_eq!(report.event_timestamp, Some(report.window.start));
+    let moment = at("2027-03-20T13:00:00Z");
+    world
+        .client()
+        .switch_billing(moment, "a test")
+        .await
+        .unwrap();
+    world.move_clocks(moment).await;
+    world.reconfigure(&["--reporting=on"]).await;
+    world.report_all().await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 0);
+    let correction = Correct::new("acct", 1, "late").timestamp(at(NOON));
+    assert_refused(
+        world.client().correct(correction).await,
+        "another integration",
+    );
+    world.finish().await;
+}
+
+async fn a_moment_is_a_full_hour_ahead_and_final_once_it_has_come(mut world: World) {
+    let name = async |world: &World, text: &str| {
+        let named = world.client().switch_billing(at(text), "a test").await;
+        named.map(|named| named.former_bill_from)
+    };
+    let refused = |result: Result<_, Error>, words: &str| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    refused(name(&world, "2100-01-01T00:00:00Z").await, "never used");
+    shadow(&mut world).await;
+    refused(name(&world, "2027-03-20T14:30:00Z").await, "full hour");
+    refused(name(&world, NOON).await, "10 minutes after");
+    let one = "2027-03-20T14:00:00Z";
+    assert_eq!(name(&world, one).await.unwrap(), None);
+    assert_eq!(name(&world, one).await.unwrap(), Some(at(one)));
+    let other = "2027-03-20T13:00:00Z";
+    assert_eq!(name(&world, other).await.unwrap(), Some(at(one)));
+    world.move_clocks(at(other)).await;
+    refused(
+        name(&world, "2027-03-21T00:00:00Z").await,
+        "has billed since",
+    );
+    let entries = "audit_entries WHERE action = 'SwitchBilling' AND outcome = 'done'";
+    assert_eq!(world.count_rows(entries).await, 3);
+    world.finish().await;
+}
+
+async fn a_database_that_reports_does_not_become_a_shadow(mut world: World) {
+    world.link_to_new_customer("acct", "cus_acct").await;
+    world
+        .count("acct", 5, crate::support::world::hours_ago(1))
+        .await;
+    world.report_all().await;
+    world.stop().await;
+    let mut config = world.config();
+    config.stripe.reporting = usage_server::config::Reporting::Shadow;
+    let refused = Server::start(config, world.clock.clone()).await.ended();
+    let refused = refused.await.unwrap_err();
+    assert!(
+        matches!(&refused, ServeError::Config(why) if why.contains("REPORTING")),
+        "{refused}"
+    );
+    world.start_server().await;
+    world.finish().await;
+}
+
+async fn replicas_that_switch_at_different_times_bill_each_unit_once(mut world: World) {
+    shadow(&mut world).await;
+    let mut config = world.config();
+    config.stripe.reporting = usage_server::config::Reporting::On;
+    let moment = at("2027-03-20T13:00:00Z");
+    both(&world, "theirs_1", 1, at(NOON)).await;
+    // One replica is switched before anything is named: it sends nothing.
+    let replica = Server::start(config, world.clock.clone()).await;
+    let client = replica.client().await;
+    let run = client.force_report(ForceReport::all()).await.unwrap();
+    assert_eq!(run.summary().await.unwrap().not_billable.quantity, 1);
+    world
+        .client()
+        .switch_billing(moment, "a test")
+        .await
+        .unwrap();
+    world.move_clocks(moment - TimeDelta::minutes(10)).await;
+    both(&world, "theirs_2", 2, world.now()).await;
+    world.move_clocks(moment + TimeDelta::minutes(2)).await;
+    // The other closes what the first one sends, and stops in between.
+    world.count("acct", 4, moment).await;
+    world.start_run().await;
+    world
+        .wait_until("the usage at Stripe", async || {
+            world.stripe_total("cus_acct", "api_calls").await == 7
+        })
+        .await;
+    world.count("acct", 8, moment + TimeDelta::minutes(1)).await;
+    world.start_run().await;
+    world.kill_and_wait().await;
+    world.expire_leases().await;
+    world.reconfigure(&["--reporting=on"]).await;
+    both(&world, "theirs_3", 16, moment - TimeDelta::minutes(1)).await;
+    world.start_run().await;
+    world
+        .wait_until("all usage at Stripe", async || {
+            world.stripe_total("cus_acct", "api_calls").await == 31
+        })
+        .await;
+    world.wait_until_sent("acct").await;
+    assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 31);
+    assert_eq!(world.usage("acct").await, (31, 12, 0, 19));
+    replica.stop().await.unwrap();
+    world.finish().await;
+}
