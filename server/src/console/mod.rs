@@ -259,7 +259,7 @@ impl Console {
             HttpPath::ConsoleOverview => {
                 overview::page(visitor, &self.diagnosis, &self.recent_usage).await
             }
-            HttpPath::ConsoleUsage => usage::page(visitor).await,
+            HttpPath::ConsoleUsage => usage::page(visitor, &self.recent_usage).await,
             HttpPath::ConsoleAccounts => accounts::page(visitor).await,
             HttpPath::ConsoleAccount => account::page(visitor).await,
             HttpPath::ConsoleReports => reports::page(visitor).await,

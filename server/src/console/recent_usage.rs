@@ -54,7 +54,14 @@ impl RecentUsage {
         }
     }
 
-    async fn read(&self, visitor: &Visitor) -> Result<Option<Found<GetSummaryResponse>>, Failure> {
+    /// The usage, if it was read within the time that a page waits.
+    ///
+    /// # Errors
+    /// The visitor may not see it, or it fails.
+    pub(super) async fn read(
+        &self,
+        visitor: &Visitor,
+    ) -> Result<Option<Found<GetSummaryResponse>>, Failure> {
         let calls = visitor.calls.clone();
         let request = request(visitor.now);
         let asking = async move { calls.get_summary(request).await };
@@ -68,7 +75,7 @@ impl RecentUsage {
 }
 
 /// The current day in UTC, and those before it.
-fn request(now: Millis) -> GetSummaryRequest {
+pub(super) fn request(now: Millis) -> GetSummaryRequest {
     let today = now.div_euclid(DAY_MS);
     let first = today.saturating_sub(DAYS.saturating_sub(1));
     let start_of = |day: i64| {
@@ -83,6 +90,7 @@ fn request(now: Millis) -> GetSummaryRequest {
             end: start_of(today.saturating_add(1)),
         }),
         granularity: Granularity::Day.into(),
+        top_accounts: super::usage::TOP,
         ..GetSummaryRequest::default()
     }
 }

@@ -19,18 +19,25 @@ use super::{
     },
     layout::Page,
     query::Query,
+    recent_usage::{self, RecentUsage},
     state_sums,
     visitor::Visitor,
 };
 use crate::domain::http_paths::HttpPath;
 
 /// The accounts with the most usage that are shown of each meter.
-const TOP: i32 = 10;
+pub(super) const TOP: i32 = 10;
 /// The time that is shown unless the address names another, in whole days before the current one.
 const DEFAULT_DAYS: i64 = 29;
 
-pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
+/// What an address may choose. Without any, the page shows what is kept for the first page.
+const CHOICES: [&str; 7] = ["meter", "prefix", "by", "start", "end", "tz", "page"];
+
+pub(super) async fn page(visitor: &Visitor, recent: &RecentUsage) -> Result<Page, Failure> {
     let (query, calls) = (&visitor.query, &visitor.calls);
+    if CHOICES.iter().all(|name| query.get(name).is_empty()) {
+        return Ok(kept(visitor, recent).await);
+    }
     let request = request(visitor)?;
     let is_first = query.get("page").is_empty();
     let accounts = accounts_request(query, &request);
@@ -67,6 +74,26 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         p .more { a href=(json_of(&request)) { "The sums as JSON" } }
     };
     Ok(Page::new("Usage of all accounts", content))
+}
+
+/// The usage of the last days as it was last read.
+async fn kept(visitor: &Visitor, recent: &RecentUsage) -> Page {
+    let found = recent.read(visitor).await;
+    let content = html! {
+        h1 { "Usage of all accounts" }
+        (filters(&visitor.query))
+        (or_reason(&found, |found| html! {
+            @match found {
+                Some(found) => {
+                    p { "Read " (found.age.as_secs()) " s ago. Choose steps, a time or a meter to read it anew, which takes seconds with many accounts." }
+                    (shown(&found.answer, &visitor.query))
+                }
+                None => p .note { "The usage of all accounts is being read. Load this page again in a moment." },
+            }
+        }))
+        p .more { a href=(json_of(&recent_usage::request(visitor.now))) { "Read it now, as JSON" } }
+    };
+    Page::new("Usage of all accounts", content)
 }
 
 fn request(visitor: &Visitor) -> Result<GetSummaryRequest, Failure> {

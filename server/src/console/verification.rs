@@ -77,7 +77,9 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
                 (undecided(&page.reports))
             }
             @let json = json_url("UsageService/ListReports", &reports::json_of(&waiting));
-            (more_named(HttpPath::ConsoleVerification, query, &page.next_page_token, &[(&json, "The reports as JSON")]))
+            // Another page of reports compares nothing.
+            @let list = Query::parse(&query.with(&[("compare", "")]));
+            (more_named(HttpPath::ConsoleVerification, &list, &page.next_page_token, &[(&json, "The reports as JSON")]))
         }))
         h2 #compared { "Comparison with Stripe and invoices" }
         (compare_form(query))

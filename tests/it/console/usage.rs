@@ -97,6 +97,9 @@ async fn the_first_page_shows_the_usage_of_the_last_days(world: World) {
     page.assert_shows(200, "s ago.");
     page.assert_shows(200, "OK unreported usage : the oldest that is on its way");
     assert!(page.text.contains("<rect class=\"reported\""));
+    let kept = browser.get("/usage").await;
+    kept.assert_shows(200, "api_calls ( call ) 84 70 0 0 14 0 0 2");
+    kept.assert_shows(200, "Accounts with the most The largest quantity first");
     // What was read for one is not shown to a key that may not see all accounts.
     let [_, reader, _] = keys(&world).await;
     let browser = Browser::new(world.http_url());
