@@ -2,6 +2,7 @@
 //!
 //! Without Chromium and its driver, or without axe, these tests say that they were skipped; in CI they fail.
 
+mod actions;
 mod axe;
 mod demo;
 mod furniture;
