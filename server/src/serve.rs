@@ -84,18 +84,7 @@ pub async fn serve(
     // Held until the service has closed the database.
     let lock = Store::lock(&url).await?;
     let store = open(&url, &config, &clock, lock.as_ref()).await?;
-    if lock.is_some() {
-        let ended = store.end_left_leases().await;
-        ended.map_err(|error| ServeError::Io(Box::new(error)))?;
-    }
-    if config.stripe.reporting.is_shadow() {
-        begin_shadow(&store).await?;
-    }
-    // From here on, the clock shows the database's time.
-    store
-        .shared_now()
-        .await
-        .map_err(|error| ServeError::Io(Box::new(error)))?;
+    prepare(&store, lock.is_some(), &config).await?;
     let addresses = addresses(&listeners)?;
     first_key::check(&store, &config.access, &addresses, &config.tls).await?;
     let client_roles = config.tls.client_roles().map_err(ServeError::Config)?;
@@ -150,6 +139,20 @@ pub async fn serve(
     tracing::info!("stopped");
     // Why the service stopped comes first.
     result.and(closed)
+}
+
+/// Prepares the database for this server, which may have it alone.
+async fn prepare(store: &Store, is_alone: bool, config: &Config) -> Result<(), ServeError> {
+    let failed = |error: crate::error::Error| ServeError::Io(Box::new(error));
+    if is_alone {
+        store.end_left_leases().await.map_err(failed)?;
+    }
+    if config.stripe.reporting.is_shadow() {
+        begin_shadow(store).await?;
+    }
+    // From here on, the clock shows the database's time.
+    store.shared_now().await.map_err(failed)?;
+    Ok(())
 }
 
 /// Waits for the jobs and for those who watch their runs.

@@ -85,12 +85,11 @@ impl ShadowComparison {
         now: Millis,
     ) -> Result<(Vec<ShadowDay>, Option<String>)> {
         let stripe = self.stripe.as_ref().ok_or(Error::ReportingDisabled)?;
-        let customers: Vec<String> = match &query.customer {
-            Some(customer) => vec![customer.clone()],
-            None => {
-                let billed = self.store.billed_customers(after, limit).await?;
-                billed.into_iter().map(|one| one.customer).collect()
-            }
+        let customers: Vec<String> = if let Some(customer) = &query.customer {
+            vec![customer.clone()]
+        } else {
+            let billed = self.store.billed_customers(after, limit).await?;
+            billed.into_iter().map(|one| one.customer).collect()
         };
         let is_full = u64::try_from(customers.len()).is_ok_and(|len| len >= limit);
         let next = customers

@@ -22,6 +22,9 @@ const MIN_READS: u64 = 5;
 /// The slowest page may take so long.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
+/// Gives admins their forms, without a key.
+const FORMS: &str = "--console-writes-without-key";
+
 /// What the rows are called.
 pub(crate) fn name(engine: Engine) -> String {
     format!("{} pages", engine.name())
@@ -32,6 +35,8 @@ fn pages() -> Vec<String> {
     let linked = format!("{LINKED}0000042");
     vec![
         "/".to_owned(),
+        "/usage".to_owned(),
+        "/usage?by=day".to_owned(),
         "/accounts".to_owned(),
         "/accounts?id=linked-00004".to_owned(),
         format!("/account?id={linked}"),
@@ -39,6 +44,11 @@ fn pages() -> Vec<String> {
         "/reports".to_owned(),
         format!("/reports?account={OBSERVED}"),
         "/runs".to_owned(),
+        "/verification".to_owned(),
+        "/find".to_owned(),
+        format!("/invoice?account={LINKED}0000042"),
+        format!("/correct?account={LINKED}0000042"),
+        "/force".to_owned(),
         "/set-up".to_owned(),
         "/keys".to_owned(),
         "/audit".to_owned(),
@@ -49,7 +59,7 @@ fn pages() -> Vec<String> {
 pub(crate) fn measure(engine: Engine, database: Database, duration: Duration, accounts: u64) {
     let stored = history(&database, accounts) + linked_reports(&database, accounts);
     vacuum(&database);
-    let (server, address) = Running::start_with_pages(database, &[]);
+    let (server, address) = Running::start_with_pages(database, &[FORMS.to_owned()]);
     let mut pages = pages();
     let counted = background::run(async {
         let viewer = Viewer::new(address);

@@ -1,5 +1,5 @@
-//! What `doctor` finds, for the first page: remembered for some seconds, because it asks Stripe, and everyone who opens the
-//! console sees the first page.
+//! What `doctor` finds, for the pages that show it: kept for some time, because it asks Stripe and reads the sums of all usage,
+//! and everyone who opens the console sees the first page.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
 
 const AGES: Ages = Ages {
     young: Duration::from_secs(15),
-    shown: Duration::from_mins(5),
+    shown: Duration::from_hours(1),
     wait: Duration::from_secs(5),
 };
 

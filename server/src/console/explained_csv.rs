@@ -101,8 +101,8 @@ impl File {
         format!("{}\r\n{}", COLUMNS.join(","), self.text)
     }
 
-    fn add(&mut self, of: &[String; 7], rest: [String; 14]) {
-        let cells: Vec<String> = of.iter().chain(&rest).map(|cell| quoted(cell)).collect();
+    fn add(&mut self, of: &[String; 7], rest: &[String; 14]) {
+        let cells: Vec<String> = of.iter().chain(rest).map(|cell| quoted(cell)).collect();
         self.text.push_str(&cells.join(","));
         self.text.push_str("\r\n");
         self.rows = self.rows.saturating_add(1);
@@ -111,7 +111,7 @@ impl File {
     fn add_line(&mut self, line: &ExplainedLine) {
         let of = row_of("line", line);
         if self.line.as_ref() != Some(&of) {
-            self.add(&of, figures(line));
+            self.add(&of, &figures(line));
             self.line = Some(of);
             self.report.clear();
         }
@@ -138,7 +138,7 @@ impl File {
                 archive.unwrap_or_default(),
             ];
             put(&mut rest, 6, cells);
-            self.add(&row_of(name, line), rest);
+            self.add(&row_of(name, line), &rest);
             self.report.clone_from(&report.id);
         }
         for increment in &one.increments {
@@ -165,7 +165,7 @@ impl File {
         let mut rest = empty();
         put(&mut rest, 6, [report.to_owned()]);
         put(&mut rest, 9, parts);
-        self.add(&row_of(name, line), rest);
+        self.add(&row_of(name, line), &rest);
     }
 }
 

@@ -112,7 +112,8 @@ impl<T: Send + Sync + 'static> Kept<T> {
         let is_young = age.is_some_and(|age| age < self.ages.young.max(rest));
         // What failed is asked again.
         let is_good = state.last.as_ref().is_some_and(|last| last.answer.is_ok());
-        if !(is_young && is_good) && !state.is_reading {
+        let is_enough = is_young && is_good;
+        if !is_enough && !state.is_reading {
             state.is_reading = true;
             drop(tokio::spawn(self.clone().keep(read)));
         }

@@ -13,7 +13,7 @@ use crate::domain::{
 };
 
 /// The pages that each other page links to.
-const NAVIGATION: [(HttpPath, &str); 11] = [
+const NAVIGATION: [(HttpPath, &str); 10] = [
     (HttpPath::ConsoleOverview, "Overview"),
     (HttpPath::ConsoleUsage, "Usage"),
     (HttpPath::ConsoleAccounts, "Accounts"),
@@ -21,7 +21,6 @@ const NAVIGATION: [(HttpPath, &str); 11] = [
     (HttpPath::ConsoleRuns, "Runs"),
     (HttpPath::ConsoleVerification, "Verification"),
     (HttpPath::ConsoleFind, "Find a call"),
-    (HttpPath::ConsoleShadow, "Shadow"),
     (HttpPath::ConsoleSetUp, "Set-up"),
     (HttpPath::ConsoleKeys, "Keys"),
     (HttpPath::ConsoleAudit, "Audit"),
@@ -151,6 +150,7 @@ fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
         }
         Some(HttpPath::ConsoleReport | HttpPath::ConsoleResolve) => Some(HttpPath::ConsoleReports),
         Some(HttpPath::ConsoleForce | HttpPath::ConsoleRun) => Some(HttpPath::ConsoleRuns),
+        Some(HttpPath::ConsoleShadow) => Some(HttpPath::ConsoleVerification),
         other => other,
     };
     // Of the page of one account, the list is the parent.

@@ -271,7 +271,7 @@ impl Console {
             HttpPath::ConsoleShadow => shadow::page(visitor).await,
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
-            HttpPath::ConsoleSetUp => set_up::page(visitor).await,
+            HttpPath::ConsoleSetUp => set_up::page(visitor, &self.diagnosis).await,
             HttpPath::ConsoleResolve
             | HttpPath::ConsoleCorrect
             | HttpPath::ConsoleForce

@@ -1,19 +1,32 @@
-//! `/set-up`: the lines of `doctor` as the running server sees them, with what to do; and its settings.
+//! `/set-up`: the lines of `doctor` as the running server sees them, with what to do and how old they are; and its settings.
 
 use maud::{Markup, html};
 use serde_json::json;
-use usage_proto::v1::{DoctorRequest, ServerSetting};
+use usage_proto::v1::ServerSetting;
 
 use super::{
     calls::Failure,
+    diagnosis::Diagnosis,
     doctor_lines,
     html::{foreign, json_url},
     layout::Page,
     visitor::Visitor,
 };
 
-pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
-    let found = visitor.calls.doctor(DoctorRequest {}).await?;
+pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Page, Failure> {
+    let json = html! {
+        p .more { a href=(json_url("OperationsService/Doctor", &json!({}))) { "Check now, as JSON" } }
+    };
+    let Some(found) = diagnosis.read(visitor).await? else {
+        let content = html! {
+            h1 { "Set-up" }
+            p .note { "The checks take longer than usual. Load this page again in a moment." }
+            (json)
+        };
+        return Ok(Page::new("Set-up", content));
+    };
+    let age = found.age.as_secs();
+    let found = found.answer;
     let is_fine = |finding: &&_| !doctor_lines::needs_attention(finding);
     let content = html! {
         h1 { "Set-up" }
@@ -23,7 +36,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
             } @else {
                 span .bad { "Usage is not counted or billed as it should be, or a check could not run." }
             }
-            " The server has version " (found.version) "."
+            " The server has version " (found.version) ". Checked " (age) " s ago."
         }
         @let to_do = || found.findings.iter().filter(|finding| !is_fine(finding));
         @if to_do().next().is_some() {
@@ -34,7 +47,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         (doctor_lines::list(found.findings.iter().filter(is_fine)))
         h2 { "Settings" }
         (settings(&found.settings))
-        p .more { a href=(json_url("OperationsService/Doctor", &json!({}))) { "The same as JSON" } }
+        (json)
     };
     Ok(Page::new("Set-up", content))
 }

@@ -89,6 +89,7 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
                 differences(&page.rows, &page.next_page_token, &compare, query)
             })),
         }
+        p .more { a href=(HttpPath::ConsoleShadow.name()) { "Comparison with another integration (shadow mode)" } }
     };
     Ok(Page::new("Verification", content))
 }

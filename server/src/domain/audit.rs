@@ -80,6 +80,7 @@ impl Actor {
     }
 
     /// The same, who acts in the console or not.
+    #[must_use]
     pub fn in_console(self, is_in_console: bool) -> Self {
         Self {
             is_in_console,

@@ -151,13 +151,7 @@ impl Store {
             });
         }
         if !is_same_link {
-            let from = start_of_link(&tx, put, &links, now).await?;
-            let version = links
-                .last()
-                .map_or(1, |last| last.version.saturating_add(1));
-            insert_link(&tx, &put.account_id, &put.billing, (version, from), now).await?;
-            move_customer(&tx, put).await?;
-            record_relink(&tx, put, from, now).await?;
+            start_link(&tx, put, &links, now).await?;
         }
         if let Some(period) = put.current_period {
             upsert_period(&tx, &put.account_id, period, now).await?;
@@ -298,6 +292,18 @@ fn check_etag(put: &PutAccount, before: Option<&Account>) -> Result<()> {
         given: given.clone(),
         actual,
     })
+}
+
+/// Starts the requested link, and moves the customer to the account.
+async fn start_link(tx: &Transaction, put: &PutAccount, links: &[Link], now: Millis) -> Result<()> {
+    let from = start_of_link(tx, put, links, now).await?;
+    let version = links
+        .last()
+        .map_or(1, |last| last.version.saturating_add(1));
+    insert_link(tx, &put.account_id, &put.billing, (version, from), now).await?;
+    move_customer(tx, put).await?;
+    record_relink(tx, put, from, now).await?;
+    Ok(())
 }
 
 /// Records that usage from a time on is to be billed although the end of the customer's subscription was requested here

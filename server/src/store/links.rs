@@ -37,9 +37,10 @@ pub(super) async fn read_links(
         .filter(account_link::Column::AccountId.is_in(accounts))
         .all(db)
         .await?;
-    let elsewhere_until = match rows.is_empty() {
-        true => Millis::MIN,
-        false => read_billing_start(db).await?.moment(),
+    let elsewhere_until = if rows.is_empty() {
+        Millis::MIN
+    } else {
+        read_billing_start(db).await?.moment()
     };
     let mut links: HashMap<AccountId, Vec<Link>> = HashMap::new();
     for row in rows {

@@ -44,7 +44,7 @@ kill -TERM 0
 wait "$driver"
 rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }
 "#;
-/// Nothing that a browser does by itself: it calls nobody, and asks no proxy.
+/// A browser that asks for nothing by itself, such as an update, and uses no proxy.
 const FLAGS: [&str; 10] = [
     "--headless=new",
     "--no-sandbox",

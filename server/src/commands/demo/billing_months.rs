@@ -238,8 +238,8 @@ impl<'a> BillingMonths<'a> {
     async fn count_days(&self, account: &str, days: i64, quantities: [i64; 2]) -> Result<()> {
         let now = self.time.now();
         let mut batch = Vec::new();
-        for (ago, percent) in (0..days).zip(WEEK.into_iter().cycle()) {
-            let at = later(now, -TimeDelta::days(ago))?;
+        for (day, percent) in (0..days).zip(WEEK.into_iter().cycle()) {
+            let at = later(now, TimeDelta::days(day.saturating_neg()))?;
             for ((meter, _), quantity) in METERS.into_iter().zip(quantities) {
                 let quantity = quantity.saturating_mul(percent).div_euclid(100);
                 let increment = Increment::new(account).meter(meter);

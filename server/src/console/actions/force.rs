@@ -42,7 +42,7 @@ fn address(form: &Form<'_>) -> String {
     url(HttpPath::ConsoleForce, &[("account", &account)])
 }
 
-pub(super) fn form(form: &Form<'_>, error: Option<&Failure>) -> Result<Page, Failure> {
+pub(super) fn form(form: &Form<'_>, error: Option<&Failure>) -> Page {
     let chosen = match form.fields.get("scope") {
         "" => SOME,
         chosen => chosen,
@@ -61,19 +61,18 @@ pub(super) fn form(form: &Form<'_>, error: Option<&Failure>) -> Result<Page, Fai
             (check_button())
         }
     };
-    Ok(Page::new("Report now", content))
+    Page::new("Report now", content)
 }
 
 pub(super) async fn post(form: &Form<'_>) -> Result<Outcome, Failure> {
     if form.is("edit") {
-        let page = self::form(form, None)?;
-        return Ok(Outcome::Page(StatusCode::OK, page));
+        return Ok(Outcome::Page(StatusCode::OK, self::form(form, None)));
     }
     match sent(form).await {
         Ok(outcome) => Ok(outcome),
         Err(failure) if failure.is_denied() => Err(failure),
         Err(failure) => {
-            let page = self::form(form, Some(&failure))?;
+            let page = self::form(form, Some(&failure));
             Ok(after_failure(form, &failure, page, &address(form)))
         }
     }

@@ -18,11 +18,10 @@ pub(super) fn check_form(visitor: &Visitor, head: &Parts, fields: &Query) -> Res
     let token = fields.get("token");
     match &visitor.session {
         Some(session) if session.is_form_token(token) => Ok(()),
-        Some(_) => Err(Refusal::Foreign),
         // It must not act by another right of the browser.
         None if !token.is_empty() => Err(Refusal::Ended),
         None if origin::says_where_from(head) => Ok(()),
-        None => Err(Refusal::Foreign),
+        Some(_) | None => Err(Refusal::Foreign),
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) async fn page(path: HttpPath, visitor: &Visitor) -> Result<Page, Fail
     match path {
         HttpPath::ConsoleResolve => resolve::form(&form, None).await,
         HttpPath::ConsoleCorrect => correct::form(&form, None).await,
-        _ => force::form(&form, None),
+        _ => Ok(force::form(&form, None)),
     }
 }
 
