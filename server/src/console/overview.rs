@@ -71,7 +71,7 @@ pub(super) async fn page(
             @if page.runs.is_empty() {
                 p { "There was none." }
             } @else {
-                (runs::table(&page.runs, "The latest runs"))
+                (runs::table(visitor, &page.runs, "The latest runs"))
             }
             p .more {
                 a href=(HttpPath::ConsoleRuns.name()) { "All runs" }

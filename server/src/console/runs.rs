@@ -13,7 +13,11 @@ use super::{
     query::Query,
     visitor::Visitor,
 };
-use crate::domain::{http_paths::HttpPath, violation::quoted};
+use crate::domain::{
+    access::{Requirement, Role},
+    http_paths::HttpPath,
+    violation::quoted,
+};
 
 const STATE: &str = "REPORT_RUN_STATE_";
 const STATES: [ReportRunState; 3] = [
@@ -57,7 +61,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         @if page.runs.is_empty() {
             p { "There is no such run." }
         } @else {
-            (table(&page.runs, "Runs, the latest first"))
+            (table(visitor, &page.runs, "Runs, the latest first"))
         }
         (more(HttpPath::ConsoleRuns, query, &page.next_page_token, Some(&json_url("OperationsService/ListRuns", &json))))
     };
@@ -75,7 +79,9 @@ fn states(query: &Query) -> Result<(Vec<i32>, Vec<&'static str>), Failure> {
     Ok((vec![state.into()], vec![state.as_str_name()]))
 }
 
-pub(super) fn table(runs: &[ListedRun], caption: &str) -> Markup {
+/// Runs; admins can look at how far each is.
+pub(super) fn table(visitor: &Visitor, runs: &[ListedRun], caption: &str) -> Markup {
+    let is_admin = Requirement::Role(Role::Admin).is_met_by(visitor.caller.role);
     html! {
         div .scroll tabindex="0" role="region" aria-label=(caption) {
             table {
@@ -93,13 +99,13 @@ pub(super) fn table(runs: &[ListedRun], caption: &str) -> Markup {
                         th scope="col" .number { "No customer" }
                     }
                 }
-                tbody { @for run in runs { (row(run)) } }
+                tbody { @for run in runs { (row(run, is_admin)) } }
             }
         }
     }
 }
 
-fn row(run: &ListedRun) -> Markup {
+fn row(run: &ListedRun, is_admin: bool) -> Markup {
     let count = |count: Option<ReportCount>| count.map_or(0, |count| count.reports);
     let class = match run.state() {
         ReportRunState::Stalled => "bad",
@@ -112,7 +118,14 @@ fn row(run: &ListedRun) -> Markup {
                 (words(run.trigger().as_str_name(), "REPORT_RUN_TRIGGER_"))
                 @if !run.requested_by.is_empty() { ": " (foreign(&run.requested_by)) }
             }
-            td { span class=(class) { (words(run.state().as_str_name(), STATE)) } }
+            td {
+                @let state = words(run.state().as_str_name(), STATE);
+                @if is_admin {
+                    a class=(class) href=(url(HttpPath::ConsoleRun, &[("id", &run.id)])) { (state) }
+                } @else {
+                    span class=(class) { (state) }
+                }
+            }
             td .number { (grouped(count(run.closed))) }
             @match &run.results {
                 Some(results) => {

@@ -14,6 +14,41 @@ const SCRIPT: &str = "\"><script>alert(1)</script>'&\u{202e}gift";
 const ESCAPED: &str =
     "<bdi>&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;'&amp;\u{202e}gift</bdi>";
 
+/// Addresses to which a hostile text is added.
+const ADDRESSES: [&str; 31] = [
+    "/accounts?id=",
+    "/account?id=",
+    "/account?id=acct&by=",
+    "/account?id=acct&tz=",
+    "/account?id=acct&start=",
+    "/reports?account=",
+    "/reports?state=",
+    "/reports?meter=",
+    "/reports?from=",
+    "/report?account=acct&id=",
+    "/runs?state=",
+    "/runs?page=",
+    "/audit?key=",
+    "/audit?account=",
+    "/keys?page=",
+    "/usage?meter=",
+    "/usage?prefix=",
+    "/usage?tz=",
+    "/invoice?account=",
+    "/invoice?invoice=",
+    "/invoice?account=acct&report=",
+    "/invoice?account=acct&start=",
+    "/invoice?as=csv&account=",
+    "/find?account=",
+    "/find?account=acct&key=",
+    "/find?account=acct&key=a&meter=",
+    "/verification?account=",
+    "/verification?meter=",
+    "/verification?state=",
+    "/verification?of=",
+    "/sign-in?next=",
+];
+
 async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
     let long = "a:".repeat(64);
     let client = world.client();
@@ -55,39 +90,7 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
     assert!(audit.text.contains("&lt;script&gt;"), "{}", audit.text);
     // What the address says is shown as it is, and nowhere believed.
     let script = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
-    for path in [
-        "/accounts?id=",
-        "/account?id=",
-        "/account?id=acct&by=",
-        "/account?id=acct&tz=",
-        "/account?id=acct&start=",
-        "/reports?account=",
-        "/reports?state=",
-        "/reports?meter=",
-        "/reports?from=",
-        "/report?account=acct&id=",
-        "/runs?state=",
-        "/runs?page=",
-        "/audit?key=",
-        "/audit?account=",
-        "/keys?page=",
-        "/usage?meter=",
-        "/usage?prefix=",
-        "/usage?tz=",
-        "/invoice?account=",
-        "/invoice?invoice=",
-        "/invoice?account=acct&report=",
-        "/invoice?account=acct&start=",
-        "/invoice?as=csv&account=",
-        "/find?account=",
-        "/find?account=acct&key=",
-        "/find?account=acct&key=a&meter=",
-        "/verification?account=",
-        "/verification?meter=",
-        "/verification?state=",
-        "/verification?of=",
-        "/sign-in?next=",
-    ] {
+    for path in ADDRESSES {
         let page = browser.get(&format!("{path}{script}")).await;
         assert!(page.status < 500, "{path}: {}", page.words());
         assert!(!page.text.contains("<script"), "{path}: {}", page.text);

@@ -1,4 +1,4 @@
-//! Chromium without a window, driven by Debian's `chromedriver`; what WebDriver lacks is asked of the developer tools.
+//! Chromium without a window, driven by Debian's `chromedriver`; what `WebDriver` lacks is asked of the developer tools.
 //!
 //! One driver serves all tests of this process. It is tied to a pipe that this process keeps open: when the process ends in any
 //! way, the driver and its browsers end too. Each test has a browser of its own.
@@ -150,7 +150,7 @@ fn start_driver() -> io::Result<(u16, Child)> {
     Ok((port.map_err(io::Error::other)?, keeper))
 }
 
-/// A command of this driver that WebDriver's standard does not have.
+/// A command of this driver that the standard of `WebDriver` does not have.
 #[derive(Debug)]
 struct Extension {
     path: &'static str,

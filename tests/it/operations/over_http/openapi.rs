@@ -127,7 +127,7 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
     let call_to_find = json!({ "accountId": "acct", "idempotencyKey": "key" });
     let usage_of_all = json!({ "meter": "api_calls", "period": period, "pageSize": 5 });
     let summary = json!({ "period": period, "granularity": "GRANULARITY_HOUR", "topAccounts": 3 });
-    vec![
+    let mut requests = vec![
         ("UsageService/ListMeters", json!({})),
         (
             "UsageService/Increment",
@@ -180,6 +180,14 @@ fn requests(report: &str, key: &str) -> Vec<(&'static str, Value)> {
             "AccountService/DeleteAccount",
             json!({ "accountId": "acct", "dryRun": true }),
         ),
+    ];
+    requests.extend(requests_of_operators(key));
+    requests
+}
+
+/// Those of keys and operations.
+fn requests_of_operators(key: &str) -> Vec<(&'static str, Value)> {
+    vec![
         ("AccessService/ListKeys", json!({})),
         (
             "AccessService/CreateKey",
