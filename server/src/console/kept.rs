@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use tokio::sync::Notify;
 
 use super::calls::Failure;
 
 /// The next read waits this many times as long as the last one took, at least.
 const REST_FACTOR: u32 = 20;
+/// A read that failed is not repeated sooner, at least.
+const FAILURE_YOUNG: Duration = Duration::from_secs(5);
 
 /// How long an answer is good.
 #[derive(Clone, Copy, Debug)]
@@ -43,23 +46,55 @@ impl<T> Clone for Kept<T> {
 
 struct State<T> {
     last: Option<Last<T>>,
+    /// Why there is no later answer than the last one.
+    failed: Option<Failed>,
     is_reading: bool,
 }
 
 /// The last answer.
 struct Last<T> {
-    asked: Instant,
-    took: Duration,
-    answer: Result<Arc<T>, Failure>,
+    attempt: Attempt,
+    answer: Arc<T>,
 }
 
 impl<T> Last<T> {
-    fn found(&self) -> Result<Found<T>, Failure> {
-        let answer = self.answer.clone()?;
-        Ok(Found {
-            answer,
-            age: self.asked.elapsed(),
-        })
+    fn found(&self) -> Found<T> {
+        Found {
+            answer: Arc::clone(&self.answer),
+            age: self.attempt.began.elapsed(),
+        }
+    }
+}
+
+/// A read that failed.
+struct Failed {
+    attempt: Attempt,
+    failure: Failure,
+}
+
+impl Failed {
+    /// Whether it is kept instead of reading again. What is about one visitor is not kept for others.
+    fn is_kept(&self, ages: &Ages) -> bool {
+        let is_of_visitor = matches!(
+            self.failure.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+        );
+        !is_of_visitor && self.attempt.is_younger(ages.young.min(FAILURE_YOUNG))
+    }
+}
+
+/// When a read began, and how long it took.
+#[derive(Clone, Copy)]
+struct Attempt {
+    began: Instant,
+    took: Duration,
+}
+
+impl Attempt {
+    /// Whether it is younger than an age, or than the rest that follows it.
+    fn is_younger(&self, age: Duration) -> bool {
+        let rest = self.took.saturating_mul(REST_FACTOR);
+        self.began.elapsed() < age.max(rest)
     }
 }
 
@@ -75,6 +110,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
             ages,
             state: Arc::new(Mutex::new(State {
                 last: None,
+                failed: None,
                 is_reading: false,
             })),
             read: Arc::default(),
@@ -96,8 +132,13 @@ impl<T: Send + Sync + 'static> Kept<T> {
         // Whoever asks in between sees that it has ended, or is told.
         let _ = tokio::time::timeout(self.ages.wait, has_ended).await;
         let state = self.lock();
-        let last = state.last.as_ref().filter(|_| !state.is_reading);
-        last.map(Last::found).transpose()
+        if state.is_reading {
+            return Ok(None);
+        }
+        if let Some(failed) = &state.failed {
+            return Err(failed.failure.clone());
+        }
+        Ok(state.last.as_ref().map(Last::found))
     }
 
     /// What can be shown at once. Begins a read if that is due.
@@ -106,38 +147,37 @@ impl<T: Send + Sync + 'static> Kept<T> {
         read: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Option<Result<Found<T>, Failure>> {
         let mut state = self.lock();
-        let age = state.last.as_ref().map(|last| last.asked.elapsed());
-        let took = state.last.as_ref().map(|last| last.took);
-        let rest = took.unwrap_or_default().saturating_mul(REST_FACTOR);
-        let is_young = age.is_some_and(|age| age < self.ages.young.max(rest));
-        // What failed is asked again.
-        let is_good = state.last.as_ref().is_some_and(|last| last.answer.is_ok());
-        let is_enough = is_young && is_good;
-        if !is_enough && !state.is_reading {
+        let ages = &self.ages;
+        let last = state.last.as_ref();
+        let is_young = last.is_some_and(|last| last.attempt.is_younger(ages.young));
+        let failed = state.failed.as_ref().filter(|failed| failed.is_kept(ages));
+        let shown = last.filter(|last| last.attempt.is_younger(ages.shown));
+        let shown = shown.map(|last| Ok(last.found()));
+        let shown = shown.or_else(|| failed.map(|failed| Err(failed.failure.clone())));
+        if !is_young && failed.is_none() && !state.is_reading {
             state.is_reading = true;
             drop(tokio::spawn(self.clone().keep(read)));
         }
-        let is_shown = is_good && age.is_some_and(|age| age < self.ages.shown.max(rest));
-        let last = state.last.as_ref().filter(|_| is_shown);
-        last.map(Last::found)
+        shown
     }
 
     async fn keep(self, read: impl Future<Output = Result<T, Failure>>) {
         let reading = Reading(self);
-        let asked = Instant::now();
-        let answer = read.await.map(Arc::new);
+        let began = Instant::now();
+        let answer = read.await;
+        let attempt = Attempt {
+            began,
+            took: began.elapsed(),
+        };
         let mut state = reading.0.lock();
-        // A failure takes the place of what is too old to be shown only.
-        let keeps = answer.is_err()
-            && state.last.as_ref().is_some_and(|last| {
-                last.answer.is_ok() && last.asked.elapsed() < reading.0.ages.shown
-            });
-        if !keeps {
-            state.last = Some(Last {
-                asked,
-                took: asked.elapsed(),
-                answer,
-            });
+        match answer {
+            Ok(answer) => {
+                let answer = Arc::new(answer);
+                state.last = Some(Last { attempt, answer });
+                state.failed = None;
+            }
+            // The last answer stays: it is shown up to its age.
+            Err(failure) => state.failed = Some(Failed { attempt, failure }),
         }
     }
 
@@ -219,9 +259,37 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_told_and_asked_again() {
+        let kept = kept(Duration::ZERO, LONG);
+        let failed = kept.get(async { Err(Failure::invalid("no")) }).await;
+        assert_eq!(failed.err().unwrap().message, "no");
+        // It took no time, so no rest is due for long.
+        let found = loop {
+            if let Ok(found) = kept.get(async { Ok(3) }).await {
+                break found.unwrap();
+            }
+        };
+        assert_eq!(*found.answer, 3);
+    }
+
+    #[tokio::test]
+    async fn a_failed_read_is_not_repeated_at_once() {
         let kept = kept(LONG, LONG);
         let failed = kept.get(async { Err(Failure::invalid("no")) }).await;
         assert_eq!(failed.err().unwrap().message, "no");
+        let told = kept.get(std::future::pending()).await;
+        assert_eq!(told.err().unwrap().message, "no");
+        assert!(!kept.lock().is_reading);
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_one_visitor_is_not_kept_for_others() {
+        let kept = kept(LONG, LONG);
+        let denied = Failure {
+            status: StatusCode::FORBIDDEN,
+            ..Failure::invalid("not you")
+        };
+        let failed = kept.get(async { Err(denied) }).await;
+        assert_eq!(failed.err().unwrap().message, "not you");
         let found = kept.get(async { Ok(3) }).await.unwrap().unwrap();
         assert_eq!(*found.answer, 3);
     }

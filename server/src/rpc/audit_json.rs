@@ -22,6 +22,9 @@ use crate::domain::{
 use crate::store::{account_deletion::Deletion, deleted_accounts::DELETE_ACCOUNT};
 use crate::workers::subscription_change::change::{ChangeDone, SubscriptionState};
 
+/// An entry names at most this many accounts of a run, so that the rest of its request always fits.
+const MAX_NAMED_ACCOUNTS: usize = 20;
+
 /// An action about an account. One whose id is not valid is only in the request.
 fn action(actor: Actor, name: &'static str, account_id: &str, request: Value) -> Action {
     let account_id = AccountId::parse(account_id).ok().map(String::from);
@@ -147,8 +150,14 @@ pub(super) fn force_report(actor: Actor, request: &v1::ForceReportRequest) -> Ac
         [only] => only.as_str(),
         _ => "",
     };
+    let named: Vec<&String> = request
+        .account_ids
+        .iter()
+        .take(MAX_NAMED_ACCOUNTS)
+        .collect();
     let details = json!({
-        "account_ids": request.account_ids,
+        "account_count": request.account_ids.len(),
+        "account_ids": named,
         "all": request.all,
         "dry_run": request.dry_run,
         "run_id": request.run_id,
@@ -301,4 +310,29 @@ pub(super) fn deletion(deletion: &Deletion) -> Value {
 
 pub(super) fn run(run: &Run) -> Value {
     json!({ "run_id": run.id.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::audit::bounded_json;
+
+    #[test]
+    fn a_run_of_many_accounts_keeps_its_reason_and_key() {
+        let request = v1::ForceReportRequest {
+            account_ids: (0..1000).map(|one| format!("{one:0>128}")).collect(),
+            reason: "r".repeat(500),
+            idempotency_key: "0198c3f0-0000-7000-8000-000000000001".to_owned(),
+            ..v1::ForceReportRequest::default()
+        };
+        let actor = Actor::command(uuid::Uuid::nil()).in_console(true);
+        let action = force_report(actor, &request);
+        let text = action.request.to_string();
+        let kept: Value = serde_json::from_str(&bounded_json(&text)).unwrap();
+        assert_eq!(kept["reason"], json!(request.reason));
+        assert_eq!(kept["idempotency_key"], json!(request.idempotency_key));
+        assert_eq!(kept["account_count"], json!(1000));
+        let named = request.account_ids.get(..MAX_NAMED_ACCOUNTS);
+        assert_eq!(kept["account_ids"], json!(named));
+    }
 }

@@ -201,33 +201,24 @@ impl UsageRpc {
         )))
     }
 
-    /// A run that a caller may watch: one of accounts that it may report. Whether another one exists is not said to a caller
-    /// that is limited.
+    /// A run that a caller may watch: one of accounts that it may report. A caller that is limited gets the same answer
+    /// whether another one exists or not.
     async fn watched_run(&self, caller: &Caller, id: &str) -> Result<Run> {
-        let everything = caller.check_everything();
         let run = match run_id(id) {
             Ok(id) => self.reporter.find_run(id).await?,
             Err(_) => None,
         };
-        let Some(run) = run else {
-            everything?;
-            return Err(Error::RunNotFound(id.to_owned()));
-        };
-        match &run.scope {
-            RunScope::Accounts(accounts) if everything.is_err() => {
-                let checked = accounts
-                    .iter()
-                    .map(|one| caller.check_account(one.as_str()));
-                let all: std::result::Result<Vec<()>, _> = checked.collect();
-                all.and(if accounts.is_empty() {
-                    everything
-                } else {
-                    Ok(())
-                })?;
-            }
-            RunScope::All | RunScope::Accounts(_) => everything?,
+        if let Err(denied) = caller.check_everything() {
+            let is_allowed = |account: &AccountId| caller.check_account(account.as_str()).is_ok();
+            let is_own = |run: &Run| match &run.scope {
+                RunScope::Accounts(accounts) => {
+                    !accounts.is_empty() && accounts.iter().all(is_allowed)
+                }
+                RunScope::All => false,
+            };
+            return run.filter(is_own).ok_or_else(|| denied.into());
         }
-        Ok(run)
+        run.ok_or_else(|| Error::RunNotFound(id.to_owned()))
     }
 }
 

@@ -100,7 +100,10 @@ impl Store {
                 except: None,
             };
             totals = read_totals(&tx, &change, &links, &target).await?;
-            check_totals(&change, &totals)?;
+            // Whoever adds makes nothing negative, whatever the total is.
+            if correction.quantity < 0 {
+                check_totals(&change, &totals)?;
+            }
         }
         let report = insert(&tx, correction, &target, slots, now).await?;
         if let Some(key) = &correction.key {

@@ -172,6 +172,10 @@ impl Reporter {
             if !sent.is_empty() && events.send(Ok(RunEvent::Preview(sent))).await.is_err() {
                 return Ok(());
             }
+            // Also of a page with nothing to send.
+            if events.is_closed() {
+                return Ok(());
+            }
             if self.shutdown.is_cancelled() {
                 return Err(Error::ShuttingDown);
             }

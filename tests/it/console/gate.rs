@@ -1,7 +1,7 @@
 //! Which forms act: those of this console, of whoever may change something.
 
 use usage_client::{
-    ListReports, ReportState,
+    ForceReport, ListReports, ReportState,
     proto::{KeyRole, RevokeKeyRequest},
 };
 
@@ -198,9 +198,14 @@ async fn a_limited_key_acts_where_its_calls_may(world: World) {
     // It may watch its own run, and learns nothing of others.
     let page = browser.get(begun.header("location")).await;
     page.assert_shows(200, "Closed");
-    let other = uuid::Uuid::now_v7();
-    let refused = browser.get(&format!("/run?id={other}")).await;
-    refused.assert_shows(403, "PERMISSION_DENIED");
+    let root = client(world.endpoint(), &admin).await;
+    let run = root.force_report(ForceReport::accounts(["other"])).await;
+    let other = run.unwrap().run_id().unwrap().to_owned();
+    for id in [other, uuid::Uuid::now_v7().to_string()] {
+        let refused = browser.get(&format!("/run?id={id}")).await;
+        refused.assert_shows(403, "PERMISSION_DENIED");
+        refused.assert_shows(403, "use a key without limits");
+    }
     world.finish().await;
 }
 

@@ -247,5 +247,14 @@ async fn a_dry_correction_shows_the_totals_and_enters_nothing(world: World) {
     let done = world.client().correct(take).await.unwrap();
     assert!(done.totals.is_empty());
     assert_eq!(world.usage("acct").await.0, 7);
+    // What adds to a total that is negative is not refused, whatever made it negative.
+    let taken = |quantity: i64| {
+        format!("UPDATE usage_reports SET quantity = {quantity} WHERE kind = 'correction'")
+    };
+    world.execute_sql(&taken(-20)).await;
+    let add = Correct::new("acct", 5, "lost").timestamp(hours_ago(2));
+    let dry = world.client().correct(add.dry_run()).await.unwrap();
+    assert_eq!((dry.totals[0].before, dry.totals[0].after), (-10, -5));
+    world.execute_sql(&taken(-3)).await;
     world.finish().await;
 }

@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 use chrono_tz::Tz;
 use maud::{Markup, html};
+use prost_types::Timestamp;
 use usage_proto::v1::{
     CorrectRequest, CorrectResponse, CorrectedTotal, ListMetersRequest, ListMetersResponse,
 };
@@ -19,7 +20,7 @@ use crate::{
         layout::Page,
         reports::report_url,
     },
-    domain::{http_paths::HttpPath, increment::MAX_QUANTITY, violation::quoted},
+    domain::{http_paths::HttpPath, increment::MAX_QUANTITY, period::rfc3339, violation::quoted},
 };
 
 /// What an account id may be.
@@ -100,6 +101,24 @@ fn quantity(text: &str) -> Result<i64, Failure> {
     })
 }
 
+/// The time that the correction applies to. Without one, that of the dry run, which the confirmed form has: so what is
+/// entered is what was shown.
+fn applies_to(form: &Form<'_>, is_dry_run: bool) -> Result<Option<Timestamp>, Failure> {
+    let stated = form.fields.time("timestamp", Tz::UTC)?;
+    if stated.is_some() {
+        return Ok(stated);
+    }
+    if !is_dry_run {
+        return form.fields.time("now", Tz::UTC);
+    }
+    let now = form.visitor.now;
+    let nanos = now.rem_euclid(1_000).saturating_mul(1_000_000);
+    Ok(Some(Timestamp {
+        seconds: now.div_euclid(1_000),
+        nanos: i32::try_from(nanos).unwrap_or(0),
+    }))
+}
+
 async fn sent(form: &Form<'_>) -> Result<Outcome, Failure> {
     let is_dry_run = !form.is("do");
     let account = form.named("account");
@@ -113,7 +132,7 @@ async fn sent(form: &Form<'_>) -> Result<Outcome, Failure> {
         meter: form.fields.text("meter"),
         quantity: quantity(form.fields.get("quantity"))?,
         reason: form.lines("reason"),
-        timestamp: form.fields.time("timestamp", Tz::UTC)?,
+        timestamp: applies_to(form, is_dry_run)?,
         requested_by: String::new(),
         idempotency_key: if is_dry_run {
             String::new()
@@ -147,11 +166,14 @@ fn confirmation(
 ) -> Page {
     let report = found.report.clone().unwrap_or_default();
     let (number, key) = (quantity.to_string(), format!("console-{}", Uuid::now_v7()));
+    let now = rfc3339(form.visitor.now);
     let kept = [
         ("account", account),
         ("meter", report.meter.as_str()),
         ("quantity", number.as_str()),
         ("timestamp", form.fields.get("timestamp")),
+        // Apart from what was typed, which may be changed.
+        ("now", now.as_str()),
         ("reason", reason),
         ("key", key.as_str()),
     ];

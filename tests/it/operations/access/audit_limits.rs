@@ -103,14 +103,29 @@ async fn a_long_request_is_cut_and_says_so(world: World) {
     let [_, begun, done] = &listed[..] else {
         panic!("{listed:?}")
     };
+    // A run names a few of its accounts, so that the rest is kept.
     for entry in [begun, done] {
-        assert!(entry.request.len() < 8_300, "{}", entry.request.len());
-        let cut = json(&entry.request);
-        assert!(cut["cut_from_bytes"].as_u64().unwrap() > 100_000);
-        let beginning = cut["beginning"].as_str().unwrap();
-        assert!(beginning.contains(&accounts[0]), "{beginning}");
+        let kept = json(&entry.request);
+        assert_eq!(kept["account_count"], 1_000);
+        assert_eq!(kept["account_ids"].as_array().unwrap().len(), 20);
+        assert_eq!(kept["account_ids"][0], accounts[0].as_str());
+        assert_eq!(kept["dry_run"], false);
     }
     assert!(json(&done.after)["run_id"].is_string());
+    let scope: Vec<&str> = accounts[..100].iter().map(String::as_str).collect();
+    create(
+        &mut audit,
+        limited_key("limited", KeyRole::Reader, &scope, &[]),
+    )
+    .await;
+    let listed = entries(&mut audit, all()).await;
+    let entry = listed.last().unwrap();
+    assert_eq!(entry.action, "CreateKey");
+    assert!(entry.request.len() < 8_300, "{}", entry.request.len());
+    let cut = json(&entry.request);
+    assert!(cut["cut_from_bytes"].as_u64().unwrap() > 10_000);
+    let beginning = cut["beginning"].as_str().unwrap();
+    assert!(beginning.contains(&accounts[0]), "{beginning}");
     world.finish().await;
 }
 
