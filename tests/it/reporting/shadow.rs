@@ -350,12 +350,16 @@ async fn replicas_that_switch_at_different_times_bill_each_unit_once(mut world: 
     let client = replica.client().await;
     let run = client.force_report(ForceReport::all()).await.unwrap();
     assert_eq!(run.summary().await.unwrap().not_billable.quantity, 1);
+    let words = "billed by another integration";
+    let cancel = CancelSubscription::at_period_end("acct");
+    assert_refused(client.cancel_subscription(cancel.clone()).await, words);
     world
         .client()
         .switch_billing(moment, "a test")
         .await
         .unwrap();
     world.move_clocks(moment - TimeDelta::minutes(10)).await;
+    assert_refused(client.cancel_subscription(cancel).await, words);
     both(&world, "theirs_2", 2, world.now()).await;
     world.move_clocks(moment + TimeDelta::minutes(2)).await;
     // The other closes what the first one sends, and stops in between.
