@@ -79,9 +79,13 @@ impl OperationsRpc {
             Ok(wire::millis("bill_from", at)?)
         };
         let at: Millis = self.auditor.checked(&action, checked()).await?;
-        let now = self.store.shared_now().await?;
+        // The database's clock is read here, and carried on below.
+        let read_at = self.store.shared_now().await?;
         let store = self.store.clone();
-        let named_at = Box::pin(async move { store.name_billing_start(at, || now).await });
+        let named_at = Box::pin(async move {
+            let clock = || store.last_known_now().max(read_at);
+            store.name_billing_start(at, clock).await
+        });
         let changed = move |before: &BillingStart| Changed {
             before: Some(audit_json::billing_start(*before)),
             after: Some(audit_json::billing_start(BillingStart::At(at))),

@@ -310,6 +310,9 @@ async fn a_moment_is_a_full_hour_ahead_and_final_once_it_has_come(mut world: Wor
     assert_eq!(name(&world, one).await.unwrap(), Some(at(one)));
     let other = "2027-03-20T13:00:00Z";
     assert_eq!(name(&world, other).await.unwrap(), Some(at(one)));
+    world.move_clocks(at(other) - TimeDelta::minutes(5)).await;
+    let later = "2027-03-20T15:00:00Z";
+    refused(name(&world, later).await, "less than 10 minutes");
     world.move_clocks(at(other)).await;
     refused(
         name(&world, "2027-03-21T00:00:00Z").await,
