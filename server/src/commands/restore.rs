@@ -86,7 +86,7 @@ struct Restore<'a> {
     is_dry_run: bool,
     backup_at: Millis,
     restored_at: Millis,
-    /// What Stripe has from before is another integration's.
+    /// What Stripe has from before is another integration's. It may be ahead.
     bills_since: Millis,
     /// Whether other databases send to the same meters: then the time before the backup is not compared.
     has_other_databases: bool,
@@ -174,7 +174,7 @@ async fn restore(
         has_other_databases: false,
     };
     let sending = store.sending().await?;
-    restore.bills_since = sending.billing_start.moment().min(now);
+    restore.bills_since = sending.billing_start.moment();
     restore.check_account(&sending).await?;
     let marks = restore.marks_of(sending.database_id).await?;
     let last_change = store.last_activity().await?;
@@ -311,8 +311,13 @@ impl Restore<'_> {
         let mut entries = Vec::new();
         let mut totals = Totals {
             has_other_databases: self.has_other_databases,
+            is_billed_elsewhere: self.bills_since > now,
             ..Totals::default()
         };
+        if totals.is_billed_elsewhere {
+            // Whatever Stripe has is what another integration sent.
+            return Ok((entries, totals));
+        }
         let mut after = String::new();
         loop {
             let page = self

@@ -57,7 +57,7 @@ impl BillingStart {
     /// what each side sent. Nothing of after it was counted or closed yet.
     ///
     /// # Errors
-    /// It is no full hour, or too early; or this service bills already.
+    /// It is no full hour, or too early; or this service bills already, or is about to.
     pub fn check_named(self, at: Millis, now: Millis) -> Result<(), Violation> {
         let field = "bill_from";
         let earliest = now.saturating_add(MIN_AHEAD_MS);
@@ -83,7 +83,17 @@ impl BillingStart {
         }
         match self {
             Self::NotNamed => Ok(()),
-            Self::At(before) if now < before => Ok(()),
+            Self::At(before) if earliest <= before => Ok(()),
+            // Usage of after it may be counted and closed already.
+            Self::At(before) if now < before => Err(Violation::invalid(
+                field,
+                format!(
+                    "this service bills from {} on, less than {} minutes after the server's clock, {}; that cannot be changed any more",
+                    rfc3339(before),
+                    MIN_AHEAD_MS.div_euclid(MINUTE_MS),
+                    rfc3339(now)
+                ),
+            )),
             Self::At(before) => Err(Violation::invalid(
                 field,
                 format!(
@@ -108,7 +118,7 @@ mod tests {
     const NOON: Millis = 1_800_014_400_000;
 
     #[test]
-    fn a_moment_is_a_full_hour_ahead_and_can_be_moved_until_it_comes() {
+    fn a_moment_is_a_full_hour_ahead_and_can_be_moved_until_shortly_before_it() {
         let shadow = BillingStart::NotNamed;
         assert!(shadow.check_named(NOON + HOUR_MS, NOON).is_ok());
         assert!(shadow.check_named(NOON + HOUR_MS + 1, NOON).is_err());
@@ -118,6 +128,10 @@ mod tests {
         assert!(shadow.check_named(NOON + HOUR_MS, late + 1).is_err());
         let named = BillingStart::At(NOON + HOUR_MS);
         assert!(named.check_named(NOON + 2 * HOUR_MS, NOON).is_ok());
+        assert!(named.check_named(NOON + 2 * HOUR_MS, late).is_ok());
+        let refused = named.check_named(NOON + 2 * HOUR_MS, late + 1);
+        let message = refused.unwrap_err().message;
+        assert!(message.contains("less than 10 minutes"), "{message}");
         assert!(
             named
                 .check_named(NOON + 3 * HOUR_MS, NOON + HOUR_MS)

@@ -69,6 +69,13 @@ pub fn days_to_compare(
     ))
 }
 
+/// Whether an interval is one of whole days of UTC that one query may compare.
+pub fn can_be_compared(days: Interval) -> bool {
+    let is_midnight = |at: Millis| at.rem_euclid(DAY_MS) == 0;
+    let width = days.end.saturating_sub(days.start).div_euclid(DAY_MS);
+    is_midnight(days.start) && is_midnight(days.end) && (1..=MAX_DAYS).contains(&width)
+}
+
 /// Whether usage is billed to its customer, by whichever side.
 pub fn is_compared(figure: &ReportFigure) -> bool {
     match figure.state {

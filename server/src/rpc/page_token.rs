@@ -38,20 +38,22 @@ pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Violat
     if token.is_empty() {
         return Ok(None);
     }
-    let violation = || {
-        Violation::new(
-            Reason::PageTokenInvalid,
-            "page_token",
-            "page_token is damaged or belongs to another filter; start again without it",
-        )
-    };
-    let (head, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(violation)?;
+    let (head, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(invalid)?;
     let position = unhex(tail).and_then(|bytes| String::from_utf8(bytes).ok());
-    let position = position.ok_or_else(violation)?;
+    let position = position.ok_or_else(invalid)?;
     if head != digest(filter, &position) {
-        return Err(violation());
+        return Err(invalid());
     }
     Ok(Some(position))
+}
+
+/// The violation of a token that was not made here.
+pub(super) fn invalid() -> Violation {
+    Violation::new(
+        Reason::PageTokenInvalid,
+        "page_token",
+        "page_token is damaged or belongs to another filter; start again without it",
+    )
 }
 
 /// The digest of a filter and a position. Without it, a truncated or changed position would silently repeat or skip a

@@ -16,7 +16,7 @@ use crate::{
         account::check_stripe_id,
         billing_start::BillingStart,
         correction::check_requested_by,
-        shadow::{ShadowFinding, days_to_compare},
+        shadow::{ShadowFinding, can_be_compared, days_to_compare},
         violation::Violation,
         window::Interval,
     },
@@ -45,7 +45,11 @@ impl OperationsRpc {
             request.from, request.until, query.customer, query.only_differences
         );
         let position = page_token::decode(&filter, &request.page_token).map_err(Error::from)?;
-        let position = position.as_deref().and_then(parse_position);
+        let position = position.as_deref().map(|text| {
+            let parsed = parse_position(text);
+            parsed.ok_or_else(|| Error::from(page_token::invalid()))
+        });
+        let position = position.transpose()?;
         let (days, after) = position.unwrap_or((query.days, String::new()));
         let query = ShadowQuery { days, ..query };
         let (found, next) = self.shadow.page(&query, &after, limit, now).await?;
@@ -79,9 +83,13 @@ impl OperationsRpc {
             Ok(wire::millis("bill_from", at)?)
         };
         let at: Millis = self.auditor.checked(&action, checked()).await?;
-        let now = self.store.shared_now().await?;
+        // The database's clock is read here, and carried on below.
+        let read_at = self.store.shared_now().await?;
         let store = self.store.clone();
-        let named_at = Box::pin(async move { store.name_billing_start(at, || now).await });
+        let named_at = Box::pin(async move {
+            let clock = || store.last_known_now().max(read_at);
+            store.name_billing_start(at, clock).await
+        });
         let changed = move |before: &BillingStart| Changed {
             before: Some(audit_json::billing_start(*before)),
             after: Some(audit_json::billing_start(BillingStart::At(at))),
@@ -127,12 +135,14 @@ fn page_size(requested: i32) -> Result<u64, Violation> {
     }
 }
 
-/// The days and the last customer of a page, as in its token.
+/// The days and the last customer of a page, as in its token. Whoever calls can make a token, so its days are checked.
 fn parse_position(text: &str) -> Option<(Interval, String)> {
     let mut parts = text.splitn(3, ' ');
     let start = parts.next()?.parse().ok()?;
     let end = parts.next()?.parse().ok()?;
-    Some((Interval { start, end }, parts.next()?.to_owned()))
+    let days = Interval { start, end };
+    let after = parts.next()?.to_owned();
+    can_be_compared(days).then_some((days, after))
 }
 
 fn named(start: BillingStart) -> Option<prost_types::Timestamp> {
@@ -164,5 +174,32 @@ fn day(day: ShadowDay) -> v1::ShadowDay {
         finding: finding.into(),
         preliminary: day.is_preliminary,
         account_ids: day.accounts.into_iter().map(String::from).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{DAY_MS, shadow::MAX_DAYS};
+
+    #[test]
+    fn a_position_has_whole_days_and_not_too_many() {
+        let day = 20_000 * DAY_MS;
+        let parse = |start: Millis, end: Millis| parse_position(&format!("{start} {end} cus_a b"));
+        let days = Interval {
+            start: day,
+            end: day + MAX_DAYS * DAY_MS,
+        };
+        assert_eq!(
+            parse(days.start, days.end),
+            Some((days, "cus_a b".to_owned()))
+        );
+        assert_eq!(parse(day, day + (MAX_DAYS + 1) * DAY_MS), None);
+        assert_eq!(parse(day, day), None);
+        assert_eq!(parse(day + DAY_MS, day), None);
+        assert_eq!(parse(day + 1, day + DAY_MS + 1), None);
+        assert_eq!(parse(day, day + DAY_MS + 1), None);
+        assert_eq!(parse(Millis::MIN, Millis::MAX), None);
+        assert_eq!(parse_position(&format!("{day} {day}")), None);
     }
 }

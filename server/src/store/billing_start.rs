@@ -54,6 +54,8 @@ impl Store {
     }
 
     /// Names the moment from which on this service bills. Returns what was known before.
+    ///
+    /// `clock` is read after the boundary lock is taken: usage may be counted while this call waits for the lock.
     pub(crate) async fn name_billing_start(
         &self,
         at: Millis,

@@ -209,6 +209,10 @@ pub(super) async fn record_skip(
     if matches!(next, State::TooLate | State::CustomerDeleted) {
         change = change.col_expr(Column::LastError, Expr::value(*why));
     }
+    if next == State::NotBillable {
+        // That of an attempt that failed: without being sent, only what another integration bills has one.
+        change = change.col_expr(Column::EventTimestamp, Expr::value(None::<i64>));
+    }
     change.exec(tx).await?;
     if next == State::NotBillable {
         tracing::info!(report = %report.id, quantity = report.quantity, why, "report not billable");

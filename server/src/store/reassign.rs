@@ -145,17 +145,7 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
             // Of the same customer it stays as it is. Of another one it is after the end of that one's subscription.
             range = range.add(usage_report::Column::Customer.ne(customer));
         }
-        usage_report::Entity::update_many()
-            .col_expr(
-                usage_report::Column::State,
-                Expr::value(UsageReportState::from(to)),
-            )
-            .col_expr(
-                usage_report::Column::Customer,
-                Expr::value(target.customer()),
-            )
-            .col_expr(usage_report::Column::NextAttemptAt, at_once())
-            .col_expr(usage_report::Column::SendBy, Expr::value(None::<i64>))
+        relinked(to, target.customer())
             .filter(usage_report::Column::AccountId.eq(account_id))
             .filter(usage_report::Column::State.eq(UsageReportState::from(from)))
             .filter(range)
@@ -163,6 +153,21 @@ pub(super) async fn relink_reports(tx: &Transaction, account_id: &AccountId) -> 
             .await?;
     }
     Ok(())
+}
+
+/// An update of reports that get another link.
+fn relinked(to: State, customer: Option<&str>) -> UpdateMany<usage_report::Entity> {
+    use usage_report::Column;
+    let change = usage_report::Entity::update_many()
+        .col_expr(Column::State, Expr::value(UsageReportState::from(to)))
+        .col_expr(Column::Customer, Expr::value(customer))
+        .col_expr(Column::NextAttemptAt, at_once())
+        .col_expr(Column::SendBy, Expr::value(None::<i64>));
+    if to != State::NotBillable {
+        return change;
+    }
+    // That of an attempt that failed: without being sent, only what another integration bills has one.
+    change.col_expr(Column::EventTimestamp, Expr::value(None::<i64>))
 }
 
 /// Applies a new link to reports that another integration bills: they show the customer's meter event that would be sent.

@@ -310,6 +310,9 @@ async fn a_moment_is_a_full_hour_ahead_and_final_once_it_has_come(mut world: Wor
     assert_eq!(name(&world, one).await.unwrap(), Some(at(one)));
     let other = "2027-03-20T13:00:00Z";
     assert_eq!(name(&world, other).await.unwrap(), Some(at(one)));
+    world.move_clocks(at(other) - TimeDelta::minutes(5)).await;
+    let later = "2027-03-20T15:00:00Z";
+    refused(name(&world, later).await, "less than 10 minutes");
     world.move_clocks(at(other)).await;
     refused(
         name(&world, "2027-03-21T00:00:00Z").await,
@@ -350,12 +353,16 @@ async fn replicas_that_switch_at_different_times_bill_each_unit_once(mut world: 
     let client = replica.client().await;
     let run = client.force_report(ForceReport::all()).await.unwrap();
     assert_eq!(run.summary().await.unwrap().not_billable.quantity, 1);
+    let words = "billed by another integration";
+    let cancel = CancelSubscription::at_period_end("acct");
+    assert_refused(client.cancel_subscription(cancel.clone()).await, words);
     world
         .client()
         .switch_billing(moment, "a test")
         .await
         .unwrap();
     world.move_clocks(moment - TimeDelta::minutes(10)).await;
+    assert_refused(client.cancel_subscription(cancel).await, words);
     both(&world, "theirs_2", 2, world.now()).await;
     world.move_clocks(moment + TimeDelta::minutes(2)).await;
     // The other closes what the first one sends, and stops in between.

@@ -70,6 +70,19 @@ fn days_before(midnight: Millis, backup_at: Millis, now: Millis) -> Option<Inter
     })
 }
 
+/// The parts of some days from a moment on: the rest of its day, if it is in one, and the whole days after that.
+fn parts_since(days: Interval, moment: Millis) -> (Option<Interval>, Option<Interval>) {
+    if moment <= days.start {
+        return (None, Some(days));
+    }
+    let midnight = start_of(DAY_MS, moment.saturating_add(DAY_MS).saturating_sub(1));
+    let part = |start: Millis, end: Millis| (start < end).then_some(Interval { start, end });
+    (
+        part(moment, midnight.min(days.end)),
+        part(midnight, days.end),
+    )
+}
+
 impl Restore<'_> {
     /// Compares the range of a look-up, and the days before it that may have late usage.
     pub(super) async fn compare_with_earlier(
@@ -87,12 +100,20 @@ impl Restore<'_> {
         let midnight = start_of(DAY_MS, until);
         let over = self.days_over(look_up.stream, midnight).await?;
         if let Some(days) = days_before(midnight, self.backup_at, now) {
-            self.compare_days(look_up, days, &over, &mut compared, now)
-                .await?;
+            // Before the moment Stripe has what another integration sent.
+            let (part, whole) = parts_since(days, self.bills_since);
+            if let Some(part) = part {
+                self.compare_part_of_day(look_up, part, &over, &mut compared, now)
+                    .await?;
+            }
+            if let Some(whole) = whole {
+                self.compare_days(look_up, whole, &over, &mut compared, now)
+                    .await?;
+            }
         }
         let from_midnight = LookUp {
             range: Interval {
-                start: midnight,
+                start: midnight.max(self.bills_since),
                 end: look_up.range.end,
             },
             ..look_up
@@ -118,6 +139,28 @@ impl Restore<'_> {
             .iter()
             .filter(|day| day.result.finding == Finding::Over);
         Ok(over.map(|day| day.day).collect())
+    }
+
+    /// Compares the hours of a day from the moment on from which this service bills.
+    async fn compare_part_of_day(
+        &self,
+        look_up: LookUp<'_>,
+        part: Interval,
+        over: &BTreeSet<Millis>,
+        compared: &mut Compared,
+        now: Millis,
+    ) -> Result<(), LookUpError> {
+        if over.contains(&start_of(DAY_MS, part.start)) {
+            compared.left_out = compared.left_out.saturating_add(1);
+            return Ok(());
+        }
+        self.rate.until_ready().await;
+        let hours = LookUp {
+            range: part,
+            ..look_up
+        };
+        compared.add(hours.compare(now).await?, None);
+        Ok(())
     }
 
     /// Compares whole days.
@@ -199,6 +242,27 @@ mod tests {
         assert_eq!(days(backup_at), Some(65));
         assert_eq!(days(backup_at + 30 * DAY_MS), Some(71));
         assert_eq!(days(backup_at + 60 * DAY_MS), None);
+    }
+
+    #[test]
+    fn days_are_compared_from_the_moment_on_from_which_this_service_bills() {
+        let interval = |start, end| Interval { start, end };
+        let (first, last) = (10 * DAY_MS, 20 * DAY_MS);
+        let days = interval(first, last);
+        let parts = |moment| parts_since(days, moment);
+        assert_eq!(parts(Millis::MIN), (None, Some(days)));
+        assert_eq!(parts(first), (None, Some(days)));
+        let noon = first + DAY_MS / 2;
+        let next = first + DAY_MS;
+        assert_eq!(
+            parts(noon),
+            (Some(interval(noon, next)), Some(interval(next, last)))
+        );
+        assert_eq!(parts(next), (None, Some(interval(next, last))));
+        let on_last = last - 1;
+        assert_eq!(parts(on_last), (Some(interval(on_last, last)), None));
+        assert_eq!(parts(last), (None, None));
+        assert_eq!(parts(last + 1), (None, None));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) struct Totals {
     pub(super) left_out: usize,
     /// Whether the time before the backup was not compared, because other databases send to the same meters.
     pub(super) has_other_databases: bool,
+    /// Whether nothing was compared, because another integration bills.
+    pub(super) is_billed_elsewhere: bool,
 }
 
 impl Totals {
@@ -43,7 +45,13 @@ pub(super) fn print_result(
 ) -> std::io::Result<()> {
     let (from, until) = (rfc3339(backup_at), rfc3339(restored_at));
     writeln!(out, "The backup goes until {from}.")?;
-    if entries.is_empty() {
+    if totals.is_billed_elsewhere {
+        writeln!(
+            out,
+            "Another integration bills by this database, so nothing was looked up at Stripe. If this service has billed since \
+             the backup, restore a later one: this one does not know from when on."
+        )?;
+    } else if entries.is_empty() {
         writeln!(out, "Stripe has nothing that the database lacks.")?;
     } else {
         let sum = entries.iter().fold(0_i64, |sum, entry| {

@@ -3,6 +3,7 @@
 use sea_orm::PaginatorTrait as _;
 
 use super::*;
+use crate::{domain::next_step::Skip, store::mark_sending::record_skip};
 
 /// A database with reports that wait: `per_account` of each account.
 async fn store_with(accounts: u64, per_account: u64) -> (Store, tempfile::TempDir) {
@@ -64,4 +65,29 @@ async fn a_pause_is_explained_in_all_reports_and_a_run_retries_them_all() {
         .and(Column::NextAttemptAt.is_null());
     assert_eq!(count(&store, retried).await, 2_500);
     store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_report_that_becomes_not_billable_after_an_attempt_is_not_shown_as_billed_elsewhere() {
+    let (store, _folder) = store_with(1, 1).await;
+    let attempted = "UPDATE usage_reports SET event_timestamp = window_start";
+    store.writer.execute_unprepared(attempted).await.unwrap();
+    let report = only_report(&store).await;
+    assert!(report.customer.is_some() && report.event_timestamp.is_some());
+    let skip = Skip {
+        transition: Transition::MarkNotBillable,
+        why: "in a trial",
+    };
+    let tx = store.begin().await.unwrap();
+    record_skip(&tx, &report, &skip).await.unwrap();
+    tx.commit().await.unwrap();
+    let report = only_report(&store).await;
+    assert_eq!(report.state, State::NotBillable);
+    assert!(!report.is_billed_elsewhere(), "{report:?}");
+    store.close().await.unwrap();
+}
+
+async fn only_report(store: &Store) -> Report {
+    let found = usage_report::Entity::find().one(&store.reader).await;
+    Report::from(found.unwrap().unwrap())
 }

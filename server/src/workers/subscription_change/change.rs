@@ -143,6 +143,7 @@ impl SubscriptionChanges {
             let joined = self.join(in_progress, &requested).await?;
             return Ok(ChangeDone::earlier(Some(joined)));
         }
+        self.check_bills_here().await?;
         let account = self
             .store
             .find_account(account_id)
@@ -205,6 +206,16 @@ impl SubscriptionChanges {
         }
         let done = self.join(begun, &requested).await?;
         Ok(ChangeDone::now(before, Some(done), None))
+    }
+
+    /// Fails while another integration bills. A cancel at the end of a period begins no change here that would check it.
+    async fn check_bills_here(&self) -> Result<()> {
+        let start = self.store.billing_start().await?;
+        let at = self.clock.now();
+        if start.is_elsewhere(at) {
+            return Err(Error::BilledElsewhere { at, start });
+        }
+        Ok(())
     }
 
     /// The cancel that a call repeats: since it was made, the account's link follows a subscription that lived beside the one

@@ -44,8 +44,10 @@ impl SubscriptionChanges {
         if outstanding.waiting > 0 {
             return Ok(Drained::NotYet(outstanding));
         }
+        // Before the moment from which this service bills, Stripe's totals are those of another integration.
+        let moment = self.store.billing_start().await?.moment();
         let range = minutes(Interval {
-            start: since,
+            start: since.max(moment).min(change.boundary_at),
             end: change.boundary_at,
         });
         let mut sent = Vec::new();
