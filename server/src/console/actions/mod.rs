@@ -22,10 +22,13 @@ use axum::{
 };
 use usage_proto::v1::{CorrectRequest, ForceReportRequest, ResolveReportRequest};
 
-pub(super) use self::links::{account_part, recorded, report_part, runs_part};
 use self::{
     fields::Form,
     gate::{Refusal, check_form, read_only},
+};
+pub(super) use self::{
+    links::{account_part, recorded, report_part, runs_part},
+    run::refresh_after,
 };
 use super::{
     Console, Place,
