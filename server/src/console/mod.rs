@@ -250,7 +250,15 @@ impl Console {
         }
         match self.content(path, &visitor).await {
             Ok(page) => layout::answer(Some(&visitor), path, &page),
-            Err(failure) => layout::failure(Some(&visitor), &failure),
+            Err(failure) => {
+                let mut answer = layout::failure(Some(&visitor), &failure);
+                if path == HttpPath::ConsoleRun {
+                    let refresh = actions::refresh_after(&visitor, &failure);
+                    let refresh = refresh.map(|refresh| (header::REFRESH, refresh));
+                    answer.headers_mut().extend(refresh);
+                }
+                answer
+            }
         }
     }
 

@@ -30,6 +30,25 @@ pub enum Scope {
     Accounts(Vec<AccountId>),
 }
 
+impl Scope {
+    /// Whether both are of the same accounts, in whatever order, and however often each is named.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, Self::All) => true,
+            (Self::Accounts(one), Self::Accounts(other)) => sorted(one) == sorted(other),
+            (Self::All, Self::Accounts(_)) | (Self::Accounts(_), Self::All) => false,
+        }
+    }
+}
+
+/// Each account once.
+fn sorted(accounts: &[AccountId]) -> Vec<&AccountId> {
+    let mut sorted: Vec<&AccountId> = accounts.iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    sorted
+}
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -119,5 +138,17 @@ mod tests {
         assert_eq!(run.progress(1_000), Progress::Stalled);
         run.closing_finished_at = Some(5);
         assert_eq!(run.progress(1_001), Progress::Closed);
+    }
+
+    #[test]
+    fn the_order_of_accounts_makes_no_other_scope() {
+        let of = |ids: &[&str]| {
+            let accounts = ids.iter().map(|id| AccountId::parse(id).unwrap());
+            Scope::Accounts(accounts.collect())
+        };
+        assert!(of(&["a", "b"]).is_same(&of(&["b", "a", "b"])));
+        assert!(!of(&["a", "b"]).is_same(&of(&["a"])));
+        assert!(!of(&["a"]).is_same(&Scope::All));
+        assert!(Scope::All.is_same(&Scope::All));
     }
 }

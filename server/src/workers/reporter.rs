@@ -214,7 +214,7 @@ impl Reporter {
 
 /// The run that was begun with an id before, if it is the same.
 fn same_run(known: Run, scope: &Scope) -> Result<(Run, bool)> {
-    if known.trigger == Trigger::Force && known.scope == *scope {
+    if known.trigger == Trigger::Force && known.scope.is_same(scope) {
         return Ok((known, false));
     }
     let message = format!(

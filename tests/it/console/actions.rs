@@ -18,6 +18,7 @@ on_both_engines!(
 
 on_sqlite!(
     a_report_that_has_changed_is_not_resolved,
+    a_correction_without_a_time_is_of_the_moment_that_was_shown,
     wrong_fields_are_named_and_what_was_typed_is_kept,
     hostile_texts_are_escaped_on_every_page_of_an_action,
 );
@@ -247,6 +248,36 @@ async fn usage_is_corrected_once_as_it_was_shown(world: World) {
     let query = world.recent("acct").meter("api_calls");
     let usage = admins.get(query).await.unwrap();
     assert_eq!(usage.meter("api_calls").unwrap().quantities.total, 7);
+    world.finish().await;
+}
+
+async fn a_correction_without_a_time_is_of_the_moment_that_was_shown(world: World) {
+    world.count("acct", 10, hours_ago(2)).await;
+    let (browser, _) = signed_in(&world).await;
+    let path = "/correct?account=acct";
+    let token = form_token(&browser.get(path).await);
+    let fields = [
+        ("token", token.as_str()),
+        ("meter", "api_calls"),
+        ("quantity", "3"),
+        ("timestamp", ""),
+        ("reason", "lost"),
+        ("step", "check"),
+    ];
+    let checked = browser.post(path, &fields).await;
+    checked.assert_shows(200, "Nothing has been done yet");
+    assert_eq!(
+        hidden(&checked, "timestamp"),
+        "",
+        "it stays as it was typed"
+    );
+    let now = hidden(&checked, "now");
+    let now = chrono::DateTime::parse_from_rfc3339(&now).unwrap();
+    let done = send(&browser, path, &confirmed(&checked)).await;
+    assert_eq!(done.status, 303, "{}", done.words());
+    let at = now.timestamp_millis();
+    let entered = format!("usage_reports WHERE kind = 'correction' AND first_at = {at}");
+    assert_eq!(world.count_rows(&entered).await, 1);
     world.finish().await;
 }
 

@@ -22,10 +22,13 @@ use axum::{
 };
 use usage_proto::v1::{CorrectRequest, ForceReportRequest, ResolveReportRequest};
 
-pub(super) use self::links::{account_part, recorded, report_part, runs_part};
 use self::{
     fields::Form,
     gate::{Refusal, check_form, read_only},
+};
+pub(super) use self::{
+    links::{account_part, recorded, report_part, runs_part},
+    run::refresh_after,
 };
 use super::{
     Console, Place,
@@ -43,8 +46,10 @@ use crate::{
     error::Error,
 };
 
-/// The largest form: a reason and a list of accounts, with each byte escaped.
+/// The largest form that names one account: a reason, with each byte escaped.
 const MAX_FORM_BYTES: usize = 64 * 1024;
+/// The same with a list of 1,000 accounts.
+const MAX_LIST_FORM_BYTES: usize = 512 * 1024;
 
 /// What a form leads to.
 enum Outcome {
@@ -109,7 +114,12 @@ async fn acted(
     head: &Parts,
     body: Body,
 ) -> Response {
-    let fields = match read_form(head, body, MAX_FORM_BYTES).await {
+    let max_bytes = if path == HttpPath::ConsoleForce {
+        MAX_LIST_FORM_BYTES
+    } else {
+        MAX_FORM_BYTES
+    };
+    let fields = match read_form(head, body, max_bytes).await {
         Ok(fields) => fields,
         Err(failure) => return layout::failure(Some(&visitor), &failure),
     };

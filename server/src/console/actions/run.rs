@@ -1,5 +1,6 @@
 //! `/run`: how far a run is. The page loads itself again while the run goes on, without a script.
 
+use axum::http::HeaderValue;
 use maud::{Markup, html};
 use usage_proto::v1::ReportRunProgress;
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use crate::{
         calls::Failure,
         html::{grouped, url},
         layout::Page,
+        query::Query,
         visitor::Visitor,
     },
     domain::{http_paths::HttpPath, violation::quoted},
@@ -49,8 +51,8 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         Seen::Progress(progress) => is_done(progress),
         Seen::Summary(_) => true,
     };
-    let looks: u32 = query.get("seen").parse().unwrap_or(0);
-    let is_stopped = query.get("refresh") == "no" || looks >= MAX_REFRESHES;
+    let looks = looks(query);
+    let is_stopped = is_stopped(query);
     let content = html! {
         h1 { "Report run " span .id { (run) } }
         (state(&seen, is_done))
@@ -90,6 +92,30 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         let next = address_of(&run, "", looks.saturating_add(1));
         page.refreshed(REFRESH_SECS, &next)
     })
+}
+
+/// How often the page has loaded itself.
+fn looks(query: &Query) -> u32 {
+    query.get("seen").parse().unwrap_or(0)
+}
+
+fn is_stopped(query: &Query) -> bool {
+    query.get("refresh") == "no" || looks(query) >= MAX_REFRESHES
+}
+
+/// When the browser loads what next, after a failure in the place of the page that may pass.
+pub(in crate::console) fn refresh_after(
+    visitor: &Visitor,
+    failure: &Failure,
+) -> Option<HeaderValue> {
+    let query = &visitor.query;
+    if failure.is_final() || is_stopped(query) {
+        return None;
+    }
+    let secs = failure.retry_after_secs.unwrap_or(0);
+    let secs = secs.max(u64::from(REFRESH_SECS));
+    let next = address_of(query.get("id"), "", looks(query).saturating_add(1));
+    HeaderValue::from_str(&format!("{secs}; url={next}")).ok()
 }
 
 fn is_done(progress: &ReportRunProgress) -> bool {
