@@ -247,6 +247,7 @@ async fn a_link_after_a_requested_end_bills_from_the_time_that_it_names(mut worl
             world.stripe_total("cus_acct", "api_calls").await == 104
         })
         .await;
+    world.wait_until_all_sent().await;
     assert_eq!(world.usage("acct").await, (111, 104, 0, 7));
     world.finish().await;
 }
