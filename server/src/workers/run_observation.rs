@@ -69,13 +69,7 @@ impl Watched {
     fn subscribe(&self, run: Uuid) -> (watch::Receiver<Option<Observed>>, Option<Arc<Shown>>) {
         let mut by_run = self.lock();
         if let Some(shown) = by_run.get(&run).and_then(Weak::upgrade) {
-            let mut receiver = shown.subscribe();
-            // What is known is shown at once. After a failure, the next observation may be better.
-            let is_known = matches!(*shown.borrow(), Some(Ok(_)));
-            if is_known {
-                receiver.mark_changed();
-            }
-            return (receiver, None);
+            return (shown.subscribe(), None);
         }
         by_run.retain(|_, shown| shown.strong_count() > 0);
         let shown = Arc::new(watch::Sender::new(None));
@@ -208,9 +202,6 @@ mod tests {
         assert!(watched.show(run, &shown, Ok(seen)));
         assert!(second.has_changed().unwrap());
         assert_eq!(*second.borrow_and_update(), Some(Ok(seen)));
-        let (third, _) = watched.subscribe(run);
-        assert!(third.has_changed().unwrap(), "it sees what is known");
-        drop(third);
         drop(first);
         assert!(watched.show(run, &shown, Ok(seen)));
         drop(second);
