@@ -3,6 +3,7 @@
 mod actions;
 mod browser;
 mod crawl;
+mod form_fields;
 mod gate;
 mod hostile;
 mod invoices;
