@@ -57,7 +57,7 @@ pub struct FoldedReport {
     pub state: State,
     /// The Stripe customer that they are billed to.
     pub customer: Option<String>,
-    /// Of usage that Stripe bills, a time that is billed with it.
+    /// Of usage that Stripe bills, also for another integration, a time that is billed with it.
     pub event_timestamp: Option<Millis>,
     /// The time that it is billed at, if that is not its window's.
     pub bill_at: Option<Millis>,
@@ -123,6 +123,8 @@ struct Key<'a> {
     meter: &'a str,
     state: State,
     customer: Option<&'a str>,
+    /// Whether another integration bills it.
+    is_billed_elsewhere: bool,
     /// The id of a report that is a row by itself.
     alone: Option<Uuid>,
 }
@@ -141,6 +143,7 @@ pub fn fold<'a>(
             meter: &report.meter,
             state: report.state,
             customer: report.customer.as_deref(),
+            is_billed_elsewhere: report.is_billed_elsewhere(),
             alone: stays_alone(report, context).then_some(report.id),
         };
         groups.entry(key).or_default().push(finished);
@@ -212,7 +215,7 @@ fn row(key: &Key<'_>, finished: &[&FinishedReport]) -> Option<FoldedReport> {
     // Those that were folded together are billed together, wherever in their window their events are.
     let event_timestamp = match key.alone {
         Some(_) => first.event_timestamp,
-        None if key.state == State::Invoiced => Some(key.window.start),
+        None if key.state == State::Invoiced || key.is_billed_elsewhere => Some(key.window.start),
         None => None,
     };
     let sent = |report: &&Report| report.reported_at.or(report.first_sent_at);

@@ -354,3 +354,30 @@ proptest! {
         prop_assert_eq!(fold(&reports, &FoldContext::default()).rows.len(), keys.len());
     }
 }
+
+#[test]
+fn usage_that_another_integration_bills_stays_marked_and_apart() {
+    let not_billable = |id, event_timestamp| {
+        let mut one = report(id);
+        (one.state, one.event_timestamp) = (State::NotBillable, event_timestamp);
+        (
+            one.attempts,
+            one.first_sent_at,
+            one.last_sent_at,
+            one.reported_at,
+        ) = (0, None, None, None);
+        finished(one)
+    };
+    let reports = [
+        not_billable(1, Some(0)),
+        not_billable(2, Some(MINUTE_MS)),
+        not_billable(3, None),
+    ];
+    let fold = fold(&reports, &FoldContext::default());
+    let rows: Vec<_> = fold
+        .rows
+        .iter()
+        .map(|row| (row.reports, row.event_timestamp))
+        .collect();
+    assert_eq!(rows, [(2, Some(0)), (1, None)]);
+}
