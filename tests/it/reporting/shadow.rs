@@ -1,9 +1,11 @@
 //! Shadow mode: another integration bills, everything is counted and compared, nothing is changed at Stripe; and the
 //! switch-over, after which each unit was billed once.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use usage_client::{
-    CancelSubscription, ChangePlan, CompareShadow, Correct, Error, ErrorKind, ForceReport,
+    CancelSubscription, ChangePlan, CompareShadow, Correct, Error, ErrorKind, ForceReport, Reason,
     ReportState, ShadowDay, ShadowFinding,
 };
 use usage_server::ServeError;
@@ -20,6 +22,7 @@ on_both_engines!(
     days_are_compared_with_what_the_other_integration_sent,
     each_unit_is_billed_once_around_the_switch_over,
     usage_is_not_lost_while_servers_have_not_switched,
+    a_cancel_after_the_switch_waits_until_stripe_shows_what_was_sent_since,
     a_link_in_shadow_mode_bills_nothing_that_waited_for_it,
     a_moment_is_a_full_hour_ahead_and_final_once_it_has_come,
     a_database_that_reports_does_not_become_a_shadow,
@@ -256,6 +259,41 @@ async fn usage_is_not_lost_while_servers_have_not_switched(mut world: World) {
     world.reconfigure(&["--reporting=on"]).await;
     world.wait_until_sent("acct").await;
     assert_eq!(world.stripe_total("cus_acct", "api_calls").await, 6);
+    world.finish().await;
+}
+
+async fn a_cancel_after_the_switch_waits_until_stripe_shows_what_was_sent_since(mut world: World) {
+    shadow(&mut world).await;
+    // Much more than what is sent from here, and in the same billing period.
+    theirs(&world, "theirs", 1_000, at(NOON)).await;
+    let moment = at("2027-03-20T13:00:00Z");
+    world
+        .client()
+        .switch_billing(moment, "a test")
+        .await
+        .unwrap();
+    world.move_clocks(moment + TimeDelta::minutes(1)).await;
+    world.reconfigure(&["--reporting=on"]).await;
+    world.count("acct", 4, world.now()).await;
+    let stripe = world.stripe();
+    let late = Duration::from_hours(24);
+    stripe.set_summary_delay(late).await.unwrap();
+    let client = world.client().clone();
+    let (refused, ()) = tokio::join!(
+        client.cancel_subscription(CancelSubscription::now("acct")),
+        async {
+            world.advance_once_change_begins().await;
+            world
+                .wait_until_reports_are("acct", &[ReportState::Accepted])
+                .await;
+            let over = world.now() + TimeDelta::seconds(125);
+            world.move_clocks(over).await;
+        }
+    );
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.reason(), Some(&Reason::ChangeTimedOut), "{refused}");
+    let subscriptions = world.stripe().subscriptions().await.unwrap();
+    assert_eq!(subscriptions[0].status, "active");
     world.finish().await;
 }
 

@@ -187,3 +187,33 @@ fn an_http_date_is_parsed() {
     );
     assert_eq!(parse("yesterday"), None);
 }
+
+#[tokio::test]
+async fn in_shadow_mode_only_reading_reaches_stripe() {
+    let (listener, address) = listen().await;
+    let shadow = Transport::new(
+        "sk_test_x",
+        Some(&format!("http://{address}")),
+        Reporting::Shadow,
+    )
+    .unwrap();
+    for method in [Method::POST, Method::DELETE, Method::PUT, Method::PATCH] {
+        let refused = shadow.ask(method.clone(), "/v1/invoices?limit=1").await;
+        let Err(RequestError::InShadow(what)) = refused else {
+            panic!("{method}: {refused:?}")
+        };
+        assert_eq!(what, format!("{method} /v1/invoices"));
+    }
+    // The first connection is that of the reading request.
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "closed");
+        }
+        stream.write_all(ANSWER).await.unwrap();
+        String::from_utf8(seen).unwrap()
+    });
+    shadow.get("/v1/balance").await.unwrap();
+    assert!(server.await.unwrap().starts_with("GET /v1/balance "));
+}
