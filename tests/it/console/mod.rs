@@ -7,6 +7,7 @@ mod form_fields;
 mod gate;
 mod hostile;
 mod invoices;
+mod lost_answers;
 mod pages;
 mod shadow;
 mod sign_in;
