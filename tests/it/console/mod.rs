@@ -173,3 +173,10 @@ fn form_token(page: &Answer) -> String {
     let (_, rest) = page.text.split_once("name=\"token\" value=\"").unwrap();
     rest.split_once('"').unwrap().0.to_owned()
 }
+
+/// The addresses of a page's links that begin with a text.
+fn links(page: &Answer, start: &str) -> Vec<String> {
+    let links = page.text.split("href=\"").skip(1);
+    let links = links.map(|rest| rest.split('"').next().unwrap().replace("&amp;", "&"));
+    links.filter(|link| link.starts_with(start)).collect()
+}
