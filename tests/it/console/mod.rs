@@ -85,12 +85,26 @@ impl Browser {
         }
     }
 
-    /// The same browser at another replica.
+    /// The same session at another replica, as if both had the port that the browser asks.
     fn at(&self, url: &str) -> Self {
-        Self {
-            cookies: self.cookies.clone(),
-            ..Self::new(url)
-        }
+        let (own, other) = (self.cookie_name(), Self::new(url));
+        let renamed = self
+            .cookies
+            .borrow()
+            .clone()
+            .into_iter()
+            .map(|(name, value)| {
+                let is_own = name == own;
+                (if is_own { other.cookie_name() } else { name }, value)
+            });
+        other.cookies.borrow_mut().extend(renamed);
+        other
+    }
+
+    /// The name of the cookie of a session without TLS.
+    fn cookie_name(&self) -> String {
+        let (_, port) = self.url.rsplit_once(':').unwrap();
+        format!("usage_console_{port}")
     }
 
     async fn get(&self, path: &str) -> Answer {
