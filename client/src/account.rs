@@ -1,7 +1,7 @@
 //! Accounts and how they are billed.
 
 use crate::{
-    Error, Period, Subscription, proto,
+    Error, Period, RecentUsage, Subscription, proto,
     wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
@@ -264,6 +264,7 @@ impl Billing {
 pub struct ListAccounts {
     stripe_customer: String,
     include_counted: bool,
+    include_usage: bool,
     page_size: u32,
     page_token: String,
 }
@@ -286,6 +287,12 @@ impl ListAccounts {
         self
     }
 
+    /// Also the recent usage of each account of the page: [`AccountPage::usage`]. A page then has at most 100 accounts.
+    pub fn include_usage(mut self) -> Self {
+        self.include_usage = true;
+        self
+    }
+
     /// The maximum number of accounts on the page, up to 1,000.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
@@ -304,7 +311,7 @@ impl ListAccounts {
             page_token: self.page_token,
             stripe_customer: self.stripe_customer,
             include_counted: self.include_counted,
-            include_usage: false,
+            include_usage: self.include_usage,
         }
     }
 }
@@ -318,6 +325,8 @@ pub struct AccountPage {
     /// With [`ListAccounts::include_counted`]: the ids of the page's accounts that were only counted and never linked, in
     /// their order. All accounts of the next page come after these and [`Self::accounts`].
     pub counted: Vec<String>,
+    /// With [`ListAccounts::include_usage`]: by account and meter, of those with usage in the last 70 days.
+    pub usage: Vec<RecentUsage>,
     /// The token of the next page; none on the last page.
     pub next_page_token: Option<String>,
 }
@@ -325,9 +334,11 @@ pub struct AccountPage {
 impl AccountPage {
     pub(crate) fn from_wire(response: proto::ListAccountsResponse) -> Result<Self, Error> {
         let accounts = response.accounts.into_iter().map(Some);
+        let usage = response.usage.into_iter().map(RecentUsage::from_wire);
         Ok(Self {
             accounts: accounts.map(Account::from_wire).collect::<Result<_, _>>()?,
             counted: response.counted,
+            usage: usage.collect::<Result<_, _>>()?,
             next_page_token: non_empty(response.next_page_token),
         })
     }

@@ -7,6 +7,7 @@ mod accounts;
 mod acknowledge;
 mod audit;
 mod chart;
+mod comparison;
 mod connection;
 mod correct;
 mod doctor;

@@ -27,6 +27,7 @@ mod layer;
 mod meter;
 mod period;
 mod reason;
+mod recent_usage;
 mod reconcile;
 mod recorder;
 mod report;
@@ -72,6 +73,7 @@ pub use layer::{After, Charge, Counting, Decide, HttpSuccess, UsageLayer, UsageS
 pub use meter::Meter;
 pub use period::Period;
 pub use reason::Reason;
+pub use recent_usage::RecentUsage;
 pub use reconcile::{
     ComparedInvoice, InvoiceComparison, InvoiceFinding, Reconcile, ReconcilePage, ReconciledUsage,
     StateCount, WaitingComparison,

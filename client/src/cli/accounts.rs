@@ -2,6 +2,7 @@
 
 mod changes;
 mod deletion;
+mod recent;
 mod show;
 
 use super::{
@@ -11,11 +12,17 @@ use super::{
     paging::{Paging, print_next_page},
     time_arg::{self, Times},
 };
-use crate::{AbortSubscriptionChange, Account, AccountPut, ListAccounts, PutAccount, UsageClient};
+use crate::{
+    AbortSubscriptionChange, Account, AccountPage, AccountPut, ListAccounts, PutAccount,
+    RecentUsage, UsageClient,
+};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::{
+    collections::HashMap,
+    io::{BufRead as _, BufReader, Read as _},
+};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -71,6 +78,9 @@ struct List {
     /// Also accounts that have usage and were never linked
     #[arg(long, conflicts_with = "customer")]
     all: bool,
+    /// Show the usage of each meter in the present period, the last one and the last 30 days
+    #[arg(long)]
+    usage: bool,
     #[command(flatten)]
     paging: Paging,
     #[command(flatten)]
@@ -220,22 +230,25 @@ async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Re
     if list.all {
         filter = filter.include_counted();
     }
+    if list.usage {
+        filter = filter.include_usage();
+    }
     let page = |size, token: Option<String>| {
         let page = filter.clone().page_size(size);
         let page = page.page_token(token.unwrap_or_default());
         async move {
             let page = client.list_accounts(page).await?;
-            let linked = page.accounts.into_iter().map(Box::new);
-            let linked = linked.map(Listed::Linked);
-            let counted = page.counted.into_iter().map(Listed::Counted);
-            let mut listed: Vec<Listed> = linked.chain(counted).collect();
-            listed.sort_by(|one, other| one.id().cmp(other.id()));
-            Ok((listed, page.next_page_token))
+            let next = page.next_page_token.clone();
+            Ok((listed(page), next))
         }
     };
     let (accounts, next) = list.paging.read(page).await?;
+    if list.usage {
+        recent::rows(&accounts, list.format.json).print(list.format, streams)?;
+        return print_next_page(next, Times::default(), streams);
+    }
     let mut rows = Rows::new(&COLUMNS);
-    for account in accounts {
+    for (account, _) in accounts {
         rows.push(match account {
             Listed::Linked(account) => row(&account),
             Listed::Counted(id) => row_of_counted(&id),
@@ -243,6 +256,25 @@ async fn list(client: &UsageClient, list: List, streams: &mut Streams<'_>) -> Re
     }
     rows.print(list.format, streams)?;
     print_next_page(next, Times::default(), streams)
+}
+
+/// The accounts of a page by id, each with its usage.
+fn listed(page: AccountPage) -> Vec<(Listed, Vec<RecentUsage>)> {
+    let linked = page.accounts.into_iter().map(Box::new);
+    let linked = linked.map(Listed::Linked);
+    let mut listed: Vec<Listed> = linked
+        .chain(page.counted.into_iter().map(Listed::Counted))
+        .collect();
+    listed.sort_by(|one, other| one.id().cmp(other.id()));
+    let mut usage: HashMap<String, Vec<RecentUsage>> = HashMap::new();
+    for one in page.usage {
+        usage.entry(one.account_id.clone()).or_default().push(one);
+    }
+    let listed = listed.into_iter().map(|account| {
+        let own = usage.remove(account.id()).unwrap_or_default();
+        (account, own)
+    });
+    listed.collect()
 }
 
 /// An account of a list.
@@ -286,13 +318,17 @@ fn row_of_counted(id: &str) -> Vec<Value> {
     row
 }
 
-/// The values of [`COLUMNS`].
-fn row(account: &Account) -> Vec<Value> {
-    let billing = match (account.is_free(), account.stripe()) {
+/// How an account is billed.
+fn billing(account: &Account) -> &'static str {
+    match (account.is_free(), account.stripe()) {
         (true, _) => "free",
         (false, Some(_)) => "stripe",
         (false, None) => "unrecognised",
-    };
+    }
+}
+
+/// The values of [`COLUMNS`].
+fn row(account: &Account) -> Vec<Value> {
     let synced = account.subscription.as_ref();
     let given = account
         .stripe()
@@ -300,7 +336,7 @@ fn row(account: &Account) -> Vec<Value> {
     let stripe = account.stripe();
     vec![
         json!(account.account_id),
-        json!(billing),
+        json!(billing(account)),
         stripe.map_or(Value::Null, |stripe| json!(stripe.customer)),
         json!(given.or_else(|| synced.map(|one| one.id.clone()))),
         json!(synced.map(|one| &one.status)),

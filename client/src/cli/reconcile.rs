@@ -2,8 +2,9 @@
 
 use super::{
     Streams,
+    comparison::{Comparison, Difference},
     exit::Failure,
-    output::{Format, Rows, rfc3339},
+    output::{Format, rfc3339},
     time_arg::{self, TimeArg},
 };
 use crate::{InvoiceComparison, Reconcile, ReconciledUsage, UsageClient};
@@ -57,8 +58,7 @@ pub(super) async fn run(
         let edge = |arg: TimeArg| arg.in_zone(Tz::UTC).map_err(Failure::arguments);
         question = question.period(edge(start)?, edge(end)?);
     }
-    let mut rows = Rows::new(&COLUMNS);
-    let (mut compared, mut differing) = (0_usize, 0_usize);
+    let mut comparison = Comparison::new(&COLUMNS, arguments.differing);
     let mut token = None;
     for _ in 0..MAX_PAGES {
         let mut page = question.clone();
@@ -67,30 +67,25 @@ pub(super) async fn run(
         }
         let page = client.reconcile(page).await?;
         for row in page.rows {
-            let is_different = differs(&row);
-            compared = compared.saturating_add(1);
-            differing = differing.saturating_add(usize::from(is_different));
-            if is_different || !arguments.differing {
-                rows.push(cells(&row));
-            }
+            let difference = if differs(&row) {
+                Difference::Found
+            } else {
+                Difference::None
+            };
+            comparison.add(difference, cells(&row));
         }
         token = page.next_page_token;
         if token.is_none() {
             break;
         }
     }
-    rows.print(arguments.format, streams)?;
-    if token.is_some() {
-        let limit = "there are more accounts than one command compares; name one";
-        return Err(Failure::Local(limit.to_owned()));
-    }
-    if differing > 0 {
-        return Err(Failure::Partial(format!(
+    let told = |differing, compared| {
+        format!(
             "{differing} of {compared} rows differ, perhaps because usage is still on its way; `usagectl reports --stuck` lists \
              reports that need a decision"
-        )));
-    }
-    Ok(())
+        )
+    };
+    comparison.end(arguments.format, streams, (token, "accounts"), told)
 }
 
 /// Whether a row has a figure that differs from the others, or one that is missing.

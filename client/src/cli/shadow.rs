@@ -2,6 +2,7 @@
 
 use super::{
     Streams,
+    comparison::{Comparison, Difference},
     exit::Failure,
     output::{Format, Rows, print_json, rfc3339, rfc3339_or_null},
     time_arg::{self, TimeArg},
@@ -97,8 +98,7 @@ async fn compare(
     if let Some(customer) = arguments.customer {
         question = question.stripe_customer(customer);
     }
-    let mut rows = Rows::new(&COLUMNS);
-    let (mut compared, mut differing) = (0_usize, 0_usize);
+    let mut comparison = Comparison::new(&COLUMNS, arguments.differing);
     let mut token = None;
     for number in 0..MAX_PAGES {
         let mut page = question.clone();
@@ -110,29 +110,22 @@ async fn compare(
             writeln!(streams.err, "{}", heading(&page))?;
         }
         for day in &page.days {
-            let is_different = day.finding != ShadowFinding::Equal;
-            compared = compared.saturating_add(1);
-            differing = differing.saturating_add(usize::from(is_different && !day.preliminary));
-            if is_different || !arguments.differing {
-                rows.push(cells(day));
-            }
+            let difference = match day.finding {
+                ShadowFinding::Equal => Difference::None,
+                _ if day.preliminary => Difference::Preliminary,
+                _ => Difference::Found,
+            };
+            comparison.add(difference, cells(day));
         }
         token = page.next_page_token;
         if token.is_none() {
             break;
         }
     }
-    rows.print(arguments.format, streams)?;
-    if token.is_some() {
-        let limit = "there are more customers than one command compares; name one";
-        return Err(Failure::Local(limit.to_owned()));
-    }
-    if differing > 0 {
-        return Err(Failure::Partial(format!(
-            "{differing} of {compared} days differ, without preliminary ones"
-        )));
-    }
-    Ok(())
+    let told = |differing, compared| {
+        format!("{differing} of {compared} days differ, without preliminary ones")
+    };
+    comparison.end(arguments.format, streams, (token, "customers"), told)
 }
 
 /// What is compared, and which side bills.

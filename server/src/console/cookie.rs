@@ -3,22 +3,33 @@
 //! It is sent with links of other sites (`SameSite=Lax`), because addresses are shared. What else of another site has it is
 //! refused by `origin`.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header, request::Parts, uri::Authority};
 
 use super::Place;
-use crate::domain::{
-    SECOND_MS,
-    console_session::{SESSION_MS, SessionSecret},
+use crate::{
+    domain::{
+        SECOND_MS,
+        console_session::{SESSION_MS, SessionSecret},
+    },
+    http::host_name,
 };
 
 /// Its name where the browser speaks TLS. No other host, and no page without TLS, can set a cookie with this prefix.
 const SECURE: &str = "__Host-usage_console";
-/// And where it does not.
+/// And where it does not, before the port.
 const PLAIN: &str = "usage_console";
+
+/// The name of the cookie where the browser does not speak TLS. Browsers send cookies of a host to each of its ports, so the
+/// name has the port that the browser asks: two servers on one host keep their sessions apart.
+fn plain_name(uri: &Uri, headers: &HeaderMap) -> String {
+    let host = host_name(uri, headers).and_then(|host| host.parse::<Authority>().ok());
+    let port = host.and_then(|host| host.port_u16());
+    port.map_or_else(|| PLAIN.to_owned(), |port| format!("{PLAIN}_{port}"))
+}
 
 /// The session that a request presents. Over TLS only the cookie that no other host can set counts; behind a proxy it comes
 /// first.
-pub(super) fn read(headers: &HeaderMap, place: Place) -> Option<SessionSecret> {
+pub(super) fn read(uri: &Uri, headers: &HeaderMap, place: Place) -> Option<SessionSecret> {
     let find = |name: &str| {
         let lines = headers.get_all(header::COOKIE).iter();
         let texts = lines.filter_map(|line| line.to_str().ok());
@@ -28,27 +39,30 @@ pub(super) fn read(headers: &HeaderMap, place: Place) -> Option<SessionSecret> {
             (found == name).then(|| value.to_owned())
         })
     };
-    let plain = || (!place.is_tls).then(|| find(PLAIN)).flatten();
+    let plain = || {
+        let name = (!place.is_tls).then(|| plain_name(uri, headers));
+        name.and_then(|name| find(&name))
+    };
     let value = find(SECURE).or_else(plain)?;
     SessionSecret::parse(&value)
 }
 
-/// Gives a browser the session. `is_secure` says whether it speaks TLS.
-pub(super) fn set(secret: &SessionSecret, is_secure: bool) -> Option<HeaderValue> {
+/// Gives the browser that sent a request the session. `is_secure` says whether it speaks TLS.
+pub(super) fn set(secret: &SessionSecret, head: &Parts, is_secure: bool) -> Option<HeaderValue> {
     let seconds = SESSION_MS.div_euclid(SECOND_MS);
-    written(&secret.reveal(), is_secure, seconds)
+    written(&secret.reveal(), head, is_secure, seconds)
 }
 
 /// Takes it away.
-pub(super) fn clear(is_secure: bool) -> Option<HeaderValue> {
-    written("", is_secure, 0)
+pub(super) fn clear(head: &Parts, is_secure: bool) -> Option<HeaderValue> {
+    written("", head, is_secure, 0)
 }
 
-fn written(value: &str, is_secure: bool, max_age: i64) -> Option<HeaderValue> {
+fn written(value: &str, head: &Parts, is_secure: bool, max_age: i64) -> Option<HeaderValue> {
     let (name, secure) = if is_secure {
-        (SECURE, "; Secure")
+        (SECURE.to_owned(), "; Secure")
     } else {
-        (PLAIN, "")
+        (plain_name(&head.uri, &head.headers), "")
     };
     let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age}{secure}");
     let mut value = HeaderValue::try_from(text).ok()?;
@@ -68,8 +82,10 @@ mod tests {
         }
     }
 
-    fn headers(lines: &[&str]) -> HeaderMap {
+    /// The headers of a request to a host, with cookies.
+    fn headers(host: &str, lines: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
         for line in lines {
             headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
         }
@@ -84,27 +100,54 @@ mod tests {
             format!("{SECURE}={}", own.reveal()),
             format!("{PLAIN}={}", other.reveal()),
         );
-        let both = headers(&[&format!("a=b; {plain}"), &secure]);
+        let uri = Uri::from_static("/");
+        let both = headers("host", &[&format!("a=b; {plain}"), &secure]);
         for is_tls in [false, true] {
-            let read = read(&both, place(is_tls)).unwrap();
+            let read = read(&uri, &both, place(is_tls)).unwrap();
             assert_eq!(read.hash(), own.hash());
         }
-        let only_plain = headers(&[&plain]);
-        assert!(read(&only_plain, place(true)).is_none());
-        assert!(read(&only_plain, place(false)).is_some());
-        assert!(read(&headers(&["usage_console=1", "x"]), place(false)).is_none());
+        let only_plain = headers("host", &[&plain]);
+        assert!(read(&uri, &only_plain, place(true)).is_none());
+        assert!(read(&uri, &only_plain, place(false)).is_some());
+        let no_secret = headers("host", &["usage_console=1", "x"]);
+        assert!(read(&uri, &no_secret, place(false)).is_none());
+    }
+
+    #[test]
+    fn a_plain_cookie_is_of_one_port() {
+        let [one, other] = [1, 2].map(|byte| SessionSecret::of([byte; SECRET_BYTES]));
+        let lines = format!(
+            "{PLAIN}_8080={}; {PLAIN}_8081={}",
+            one.reveal(),
+            other.reveal()
+        );
+        let uri = Uri::from_static("/");
+        for (host, expected) in [
+            ("localhost:8080", Some(&one)),
+            ("[::1]:8081", Some(&other)),
+            ("localhost:8082", None),
+            ("localhost", None),
+            ("no host", None),
+        ] {
+            let found = read(&uri, &headers(host, &[&lines]), place(false));
+            let found = found.map(|found| found.hash());
+            assert_eq!(found, expected.map(SessionSecret::hash), "{host}");
+        }
     }
 
     #[test]
     fn scripts_and_other_sites_never_see_it() {
         let secret = SessionSecret::of([1; SECRET_BYTES]);
         for is_secure in [false, true] {
-            for value in [set(&secret, is_secure), clear(is_secure)] {
+            let head = http::Request::builder().header(header::HOST, "localhost:8080");
+            let head = head.body(()).unwrap().into_parts().0;
+            for value in [set(&secret, &head, is_secure), clear(&head, is_secure)] {
                 let text = value.unwrap().to_str().unwrap().to_owned();
                 for part in ["; HttpOnly", "; SameSite=Lax", "; Path=/;"] {
                     assert!(text.contains(part), "{text}");
                 }
                 assert_eq!(text.starts_with("__Host-"), is_secure);
+                assert_eq!(text.starts_with("usage_console_8080="), !is_secure);
                 assert_eq!(text.ends_with("; Secure"), is_secure);
             }
         }

@@ -1,10 +1,15 @@
 //! An explained invoice as CSV, with the columns of `usagectl explain`. It is made of the same calls as the page.
+//!
+//! It is sent whole or not at all: a part of it would look like all of it.
+
+use std::time::Duration;
 
 use axum::{
     http::header,
     response::{IntoResponse as _, Response},
 };
 use prost_types::Timestamp;
+use tokio::time::{Instant, timeout_at};
 use usage_proto::v1::{ExplainInvoiceRequest, ExplainedLine, ExplainedReport};
 
 use super::{
@@ -14,13 +19,18 @@ use super::{
     query::Query,
     visitor::Visitor,
 };
+use crate::error::Error;
 
 /// Increments of one call.
 const PAGE_SIZE: i32 = 1_000;
 /// The most calls of one file, each of which searches through a part of the keys.
 const MAX_PAGES: usize = 40;
-/// The most rows of one file. So many have less than a page may have.
+/// The most rows of one file.
 const MAX_ROWS: usize = 15_000;
+/// And the most bytes, which are counted with each row. A page of calls adds less than that.
+const MAX_BYTES: usize = 6 * 1024 * 1024;
+/// How long reading may take in all.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const COLUMNS: [&str; 21] = [
     "row",
     "account_id",
@@ -63,11 +73,13 @@ pub(super) async fn answer(visitor: &Visitor) -> Result<Response, Failure> {
         ..request
     };
     let mut file = File::default();
+    let now = Instant::now();
+    let until = now.checked_add(TIMEOUT).unwrap_or(now);
     for _ in 0..MAX_PAGES {
-        let page = visitor.calls.explain_invoice(request.clone()).await?;
-        page.lines.iter().for_each(|line| file.add_line(line));
-        if file.rows > MAX_ROWS {
-            break;
+        let page = timeout_at(until, visitor.calls.explain_invoice(request.clone())).await;
+        let page = page.map_err(|_| late())??;
+        for line in &page.lines {
+            file.add_line(line).map_err(|Full| too_large())?;
         }
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
@@ -81,11 +93,32 @@ pub(super) async fn answer(visitor: &Visitor) -> Result<Response, Failure> {
             return Ok((headers, file.text()).into_response());
         }
     }
-    Err(Failure::invalid(format!(
-        "the explanation has more than {MAX_ROWS} rows or {MAX_PAGES} pages; ask for one report or without increments \
-         (increments=no), or use `usagectl explain --csv`"
-    )))
+    Err(too_large())
 }
+
+/// What to ask for in the place of a file that is too large or takes too long.
+const INSTEAD: &str =
+    "ask for one report or without increments (increments=no), or use `usagectl explain --csv`";
+
+fn too_large() -> Failure {
+    Failure::invalid(format!(
+        "the explanation has more than {MAX_ROWS} rows, {MAX_BYTES} bytes or {MAX_PAGES} pages; {INSTEAD}"
+    ))
+}
+
+fn late() -> Failure {
+    Failure {
+        message: format!(
+            "reading the explanation took more than {} s; {INSTEAD}",
+            TIMEOUT.as_secs()
+        ),
+        ..Error::DeadlineExceeded.into()
+    }
+}
+
+/// The file has no room for another row.
+#[derive(Debug)]
+struct Full;
 
 /// The rows, and which line and report the last of them are of: the next page may go on with them.
 #[derive(Default)]
@@ -101,26 +134,32 @@ impl File {
         format!("{}\r\n{}", COLUMNS.join(","), self.text)
     }
 
-    fn add(&mut self, of: &[String; 7], rest: &[String; 14]) {
+    fn add(&mut self, of: &[String; 7], rest: &[String; 14]) -> Result<(), Full> {
         let cells: Vec<String> = of.iter().chain(rest).map(|cell| quoted(cell)).collect();
-        self.text.push_str(&cells.join(","));
-        self.text.push_str("\r\n");
+        let row = format!("{}\r\n", cells.join(","));
+        let bytes = self.text.len().saturating_add(row.len());
+        if self.rows >= MAX_ROWS || bytes > MAX_BYTES {
+            return Err(Full);
+        }
+        self.text.push_str(&row);
         self.rows = self.rows.saturating_add(1);
+        Ok(())
     }
 
-    fn add_line(&mut self, line: &ExplainedLine) {
+    fn add_line(&mut self, line: &ExplainedLine) -> Result<(), Full> {
         let of = row_of("line", line);
         if self.line.as_ref() != Some(&of) {
-            self.add(&of, &figures(line));
+            self.add(&of, &figures(line))?;
             self.line = Some(of);
             self.report.clear();
         }
         for report in &line.reports {
-            self.add_report(line, report);
+            self.add_report(line, report)?;
         }
+        Ok(())
     }
 
-    fn add_report(&mut self, line: &ExplainedLine, one: &ExplainedReport) {
+    fn add_report(&mut self, line: &ExplainedLine, one: &ExplainedReport) -> Result<(), Full> {
         let report = one.report.clone().unwrap_or_default();
         if self.report != report.id {
             let name = if one.folded > 0 { "folded" } else { "report" };
@@ -138,7 +177,7 @@ impl File {
                 archive.unwrap_or_default(),
             ];
             put(&mut rest, 6, cells);
-            self.add(&row_of(name, line), &rest);
+            self.add(&row_of(name, line), &rest)?;
             self.report.clone_from(&report.id);
         }
         for increment in &one.increments {
@@ -148,7 +187,7 @@ impl File {
                 at(increment.timestamp),
                 at(increment.counted_at),
             ];
-            self.add_part("increment", line, &report.id, parts);
+            self.add_part("increment", line, &report.id, parts)?;
         }
         if let Some(rest) = one.without_key {
             let parts = [
@@ -157,15 +196,22 @@ impl File {
                 String::new(),
                 String::new(),
             ];
-            self.add_part("without_key", line, &report.id, parts);
+            self.add_part("without_key", line, &report.id, parts)?;
         }
+        Ok(())
     }
 
-    fn add_part(&mut self, name: &str, line: &ExplainedLine, report: &str, parts: [String; 4]) {
+    fn add_part(
+        &mut self,
+        name: &str,
+        line: &ExplainedLine,
+        report: &str,
+        parts: [String; 4],
+    ) -> Result<(), Full> {
         let mut rest = empty();
         put(&mut rest, 6, [report.to_owned()]);
         put(&mut rest, 9, parts);
-        self.add(&row_of(name, line), &rest);
+        self.add(&row_of(name, line), &rest)
     }
 }
 
@@ -275,8 +321,8 @@ mod tests {
             ..ExplainedLine::default()
         };
         let mut file = File::default();
-        file.add_line(&line);
-        file.add_line(&line);
+        file.add_line(&line).unwrap();
+        file.add_line(&line).unwrap();
         let text = file.text();
         let rows: Vec<&str> = text.lines().collect();
         assert_eq!(rows.len(), 5, "{text}");
@@ -287,5 +333,21 @@ mod tests {
         assert!(rows[2].starts_with("report,acct,"));
         assert_eq!(rows[3], rows[4]);
         assert!(rows[3].starts_with("without_key,acct,"));
+    }
+
+    #[test]
+    fn a_file_ends_at_its_limits_and_not_later() {
+        let line = |name: &str| ExplainedLine {
+            account_id: name.to_owned(),
+            ..ExplainedLine::default()
+        };
+        let mut file = File::default();
+        let rows = (0..).take_while(|row| file.add_line(&line(&row.to_string())).is_ok());
+        assert_eq!(rows.count(), MAX_ROWS);
+        let long = "a".repeat(MAX_BYTES / 4);
+        let mut file = File::default();
+        let rows = (0..).take_while(|row| file.add_line(&line(&format!("{row}{long}"))).is_ok());
+        assert_eq!(rows.count(), 3);
+        assert!(file.text().len() < MAX_BYTES);
     }
 }

@@ -187,7 +187,8 @@ impl Console {
             && !headers.contains_key(header::ORIGIN)
             && origin::may_show(headers)
             && (!asks_stripe || origin::is_own_request(headers));
-        let Some(secret) = is_link.then(|| cookie::read(headers, place)).flatten() else {
+        let session = is_link.then(|| cookie::read(request.uri(), headers, place));
+        let Some(secret) = session.flatten() else {
             return false;
         };
         // Without a caller, the call is refused as one without a key.
@@ -291,7 +292,7 @@ impl Console {
     /// Who looks at a page: by its session; without one by a key in the headers, a client certificate, or nothing if no
     /// caller needs a key.
     async fn identify(&self, place: Place, head: &Parts) -> Result<Visitor, Error> {
-        let secret = cookie::read(&head.headers, place);
+        let secret = cookie::read(&head.uri, &head.headers, place);
         if let Some(secret) = secret {
             let address = visitor::address(&head.extensions);
             match self.sessions.caller(&secret, address).await {

@@ -46,7 +46,7 @@ impl Console {
         }
         let address = visitor::address(&head.extensions);
         let is_secure = origin::is_secure(&head.headers, place);
-        let former = cookie::read(&head.headers, place);
+        let former = cookie::read(&head.uri, &head.headers, place);
         let fields = match read_form(head, body, MAX_FORM_BYTES).await {
             Ok(fields) => fields,
             Err(failure) => return layout::failure(None, &failure),
@@ -66,7 +66,7 @@ impl Console {
             tracing::debug!(error = error.cause(), "the former session was not deleted");
         }
         let mut answer = see_other(next);
-        let cookie = cookie::set(&secret, is_secure);
+        let cookie = cookie::set(&secret, head, is_secure);
         let cookie = cookie.map(|value| (header::SET_COOKIE, value));
         answer.headers_mut().extend(cookie);
         answer
@@ -107,7 +107,7 @@ impl Console {
             return layout::failure(None, &foreign_form());
         }
         let is_secure = origin::is_secure(&head.headers, place);
-        let session = cookie::read(&head.headers, place);
+        let session = cookie::read(&head.uri, &head.headers, place);
         let fields = match read_form(head, body, MAX_FORM_BYTES).await {
             Ok(fields) => fields,
             Err(failure) => return layout::failure(None, &failure),
@@ -121,7 +121,7 @@ impl Console {
             }
         }
         let mut answer = see_other(HttpPath::ConsoleSignIn.name());
-        let cookie = cookie::clear(is_secure);
+        let cookie = cookie::clear(head, is_secure);
         let cookie = cookie.map(|value| (header::SET_COOKIE, value));
         answer.headers_mut().extend(cookie);
         answer

@@ -137,6 +137,8 @@ const BOUNDARY_LOCK: i64 = 0x5553_4147_0001;
 const MIGRATION_LOCK: i64 = 0x5553_4147_0002;
 /// The advisory lock of PostgreSQL that lets one replica store the first API key.
 const FIRST_KEY_LOCK: i64 = 0x5553_4147_0003;
+/// The advisory lock of PostgreSQL that lets one forced run begin at a time.
+const FORCED_RUN_LOCK: i64 = 0x5553_4147_0004;
 
 /// From this size in bytes on, the log of a SQLite database cannot be copied into its file.
 const LARGE_LOG: u64 = 256 * 1024 * 1024;

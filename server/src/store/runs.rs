@@ -4,17 +4,18 @@ use std::collections::HashSet;
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    TryInsertResult,
+    ColumnTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, TryInsertResult,
     sea_query::{Expr, ExprTrait as _, Func},
 };
 use uuid::Uuid;
 
 use super::{
-    Store,
+    FORCED_RUN_LOCK, Store,
     connection::Transaction,
     deleted_accounts::{find_deleted, read_salts},
     heartbeat::is_abandoned,
+    lock,
     report_states::is_due,
     reports::in_scope,
 };
@@ -102,6 +103,21 @@ pub(super) async fn without_deleted(tx: &Transaction, new: &NewRun) -> Result<Ne
     Ok(new)
 }
 
+/// How many forced runs have not closed all of their reports, up to a limit.
+async fn count_forced_runs(tx: &Transaction, limit: usize) -> std::result::Result<usize, DbErr> {
+    use report_run::Column;
+    let found: Vec<Uuid> = report_run::Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .filter(Column::ClosingFinishedAt.is_null())
+        .filter(Column::Trigger.eq(ReportRunTrigger::from(Trigger::Force)))
+        .limit(u64::try_from(limit).unwrap_or(u64::MAX))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    Ok(found.len())
+}
+
 impl Store {
     /// Begins a run.
     pub(crate) async fn insert_run(&self, new: &NewRun, now: Millis) -> Result<Run> {
@@ -114,10 +130,35 @@ impl Store {
         Ok(row.try_into()?)
     }
 
-    /// Begins a run whose caller chose its id; none if a run has it.
-    pub(crate) async fn insert_run_once(&self, new: &NewRun, now: Millis) -> Result<Option<Run>> {
+    /// Begins a run that a caller requested, unless so many have not closed all of their reports; none if a run has its id.
+    ///
+    /// These transactions are serialized, so of two at the limit one counts the other. On SQLite, the single writer does
+    /// that.
+    ///
+    /// # Errors
+    /// There are so many, and nothing was stored; or the database fails.
+    pub(crate) async fn insert_forced_run(
+        &self,
+        new: &NewRun,
+        limit: usize,
+        now: Millis,
+    ) -> Result<Option<Run>> {
         let tx = self.begin_within_boundaries().await?;
+        if self.backend() == DbBackend::Postgres {
+            lock(&tx, "SELECT pg_advisory_xact_lock($1)", FORCED_RUN_LOCK).await?;
+        }
+        if let Some(id) = new.id
+            && report_run::Entity::find_by_id(id).one(&tx).await?.is_some()
+        {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        if count_forced_runs(&tx, limit).await? >= limit {
+            tx.rollback().await?;
+            return Err(Error::TooManyRuns { limit });
+        }
         let new = without_deleted(&tx, new).await?;
+        // A run that began otherwise may have got the id meanwhile.
         let row = new.row(now)?;
         let id = row.id.clone();
         let inserted = report_run::Entity::insert(row)
@@ -129,21 +170,6 @@ impl Store {
             (TryInsertResult::Inserted(1), Set(id)) => self.get_run(id).await.map(Some),
             _ => Ok(None),
         }
-    }
-
-    /// How many forced runs have not closed all of their reports, up to a limit.
-    pub(crate) async fn count_forced_runs(&self, limit: usize) -> Result<usize> {
-        use report_run::Column;
-        let found: Vec<Uuid> = report_run::Entity::find()
-            .select_only()
-            .column(Column::Id)
-            .filter(Column::ClosingFinishedAt.is_null())
-            .filter(Column::Trigger.eq(ReportRunTrigger::from(Trigger::Force)))
-            .limit(u64::try_from(limit).unwrap_or(u64::MAX))
-            .into_tuple()
-            .all(&self.writer)
-            .await?;
-        Ok(found.len())
     }
 
     /// The run with an id.

@@ -101,32 +101,42 @@ impl Reporter {
         if let Some(id) = id
             && let Some(known) = self.store.find_run(id).await?
         {
-            return same_run(known, &scope);
+            return self.join(known, &scope).await;
         }
-        if self.store.count_forced_runs(MAX_FORCED_RUNS).await? >= MAX_FORCED_RUNS {
-            let limit = MAX_FORCED_RUNS;
-            return Err(Error::TooManyRuns { limit });
-        }
-        let now = self.store.now().await?;
-        // A forced run also sends reports in backoff.
-        self.store.retry_now(&scope).await?;
-        self.signals.retry_request.make();
+        let id = id.unwrap_or_else(Uuid::now_v7);
         let new = NewRun {
             trigger: Trigger::Force,
             requested_by,
             scope,
-            id,
+            id: Some(id),
         };
-        let run = match id {
-            None => self.store.insert_run(&new, now).await?,
-            Some(id) => match self.store.insert_run_once(&new, now).await? {
-                Some(run) => run,
-                // Another call with the same id was faster.
-                None => return same_run(self.store.get_run(id).await?, &new.scope),
-            },
+        let now = self.store.now().await?;
+        let begun = self.store.insert_forced_run(&new, MAX_FORCED_RUNS, now);
+        let Some(run) = begun.await? else {
+            // Another call with the same id was faster.
+            let known = self.store.get_run(id).await?;
+            return self.join(known, &new.scope).await;
         };
+        // What is refused has changed nothing. If this fails, the run goes on, and the same call again does the rest.
+        let retried = self.retry_now(&run.scope).await;
         self.close(run.clone(), RequestContext::current());
-        Ok((run, true))
+        retried.map(|()| (run, true))
+    }
+
+    /// The run that was begun with an id before, if it is the same. The call that began it may have failed since.
+    async fn join(&self, known: Run, scope: &Scope) -> Result<(Run, bool)> {
+        let known = same_run(known, scope)?;
+        if known.closing_finished_at.is_none() {
+            self.retry_now(&known.scope).await?;
+        }
+        Ok((known, false))
+    }
+
+    /// A forced run also sends reports in backoff.
+    async fn retry_now(&self, scope: &Scope) -> Result<()> {
+        self.store.retry_now(scope).await?;
+        self.signals.retry_request.make();
+        Ok(())
     }
 
     /// Wakes the sender, because reports became sendable without a run.
@@ -213,9 +223,9 @@ impl Reporter {
 }
 
 /// The run that was begun with an id before, if it is the same.
-fn same_run(known: Run, scope: &Scope) -> Result<(Run, bool)> {
+fn same_run(known: Run, scope: &Scope) -> Result<Run> {
     if known.trigger == Trigger::Force && known.scope.is_same(scope) {
-        return Ok((known, false));
+        return Ok(known);
     }
     let message = format!(
         "idempotency_key {} is the id of a run of other accounts; nothing was begun: use a new key for a new run",

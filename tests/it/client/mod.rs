@@ -8,4 +8,4 @@ mod python_stubs;
 mod recorder;
 mod recorder_access;
 mod spool;
-mod usagectl;
+pub(crate) mod usagectl;

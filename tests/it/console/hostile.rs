@@ -2,7 +2,7 @@
 
 use usage_client::Correct;
 
-use super::Browser;
+use super::{Browser, links};
 use crate::support::world::{World, hours_ago, on_sqlite};
 
 on_sqlite!(
@@ -65,13 +65,8 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
             .contains(&format!("<bdi class=\"id\">{long}</bdi>"))
     );
     // The page of the correction.
-    let links = reports.text.split("href=\"").filter_map(|rest| {
-        let link = rest.split('"').next().unwrap();
-        link.starts_with("/report?account=acct&")
-            .then(|| link.replace("&amp;", "&"))
-    });
     let mut corrections = 0;
-    for link in links.collect::<Vec<_>>() {
+    for link in links(&reports, "/report?account=acct&") {
         let page = browser.get(&link).await;
         assert_eq!(page.status, 200);
         if page.text.contains("correction") {

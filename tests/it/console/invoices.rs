@@ -4,11 +4,14 @@ use chrono::TimeDelta;
 use fake_stripe::Fault;
 use usage_client::{Increment, ReportState};
 
-use super::{Answer, Browser, keys};
-use crate::support::world::{
-    World, at,
-    billing::{BASIC, TOKENS},
-    hours_ago, on_both_engines,
+use super::{Answer, Browser, keys, links};
+use crate::{
+    client::usagectl,
+    support::world::{
+        World, at,
+        billing::{BASIC, TOKENS},
+        hours_ago, on_both_engines,
+    },
 };
 
 on_both_engines!(
@@ -43,8 +46,8 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     found.assert_shows(200, "Meter api_calls");
     found.assert_shows(200, "Quantity 120");
     found.assert_shows(200, "State invoiced");
-    let of_report = link(&found.text, "/invoice?account=acct&start=").unwrap();
-    let of_invoice = link(&found.text, "/invoice?account=acct&invoice=").unwrap();
+    let of_report = link(&found, "/invoice?account=acct&start=").unwrap();
+    let of_invoice = link(&found, "/invoice?account=acct&invoice=").unwrap();
 
     // From the invoice to the call.
     let only = browser.get(&of_report).await;
@@ -56,33 +59,38 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     page.assert_shows(200, &format!("{KEY} 120"));
     // With a key, and without.
     page.assert_shows(200, "120 5 Sum of these reports 125");
-    let key = link(&page.text, "/find?account=acct&key=").unwrap();
+    let key = link(&page, "/find?account=acct&key=").unwrap();
     browser.get(&key).await.assert_shows(200, "Quantity 120");
-    let report = link(&page.text, "/report?account=acct").unwrap();
+    let report = link(&page, "/report?account=acct").unwrap();
     let report = browser.get(&report).await;
-    let back = link(&report.text, "/invoice?account=acct&start=").unwrap();
+    let back = link(&report, "/invoice?account=acct&start=").unwrap();
     browser.get(&back).await.assert_shows(200, "Difference 0");
     let account = browser.get("/account?id=acct").await;
     account.assert_shows(200, "The present billing period to date");
-    assert!(link(&account.text, "/invoice?account=acct&start=").is_some());
-    assert!(link(&account.text, "/invoice?account=acct&invoice=in_").is_some());
+    assert!(link(&account, "/invoice?account=acct&start=").is_some());
+    assert!(link(&account, "/invoice?account=acct&invoice=in_").is_some());
 
     // The same as JSON and CSV.
-    let json = link(&page.text, "/usage.v1.UsageService/ExplainInvoice?").unwrap();
+    let json = link(&page, "/usage.v1.UsageService/ExplainInvoice?").unwrap();
     let json = browser.get(&json).await;
     assert_eq!(json.status, 200);
     assert!(json.text.contains("\"reported\":\"125\""), "{}", json.text);
-    let csv = link(&page.text, "/invoice?account=acct&invoice=in_").unwrap();
+    let csv = link(&page, "/invoice?account=acct&invoice=in_").unwrap();
     let csv = format!("{}&as=csv", csv.split("&as=").next().unwrap());
-    assert_rows(&browser.get(&csv).await);
+    let csv = browser.get(&csv).await;
+    assert_rows(&csv);
+    // `usagectl` prints the same, with the line ends of this system.
+    let (_, invoice) = of_invoice.split_once("&invoice=").unwrap();
+    let invoice = invoice.split('&').next().unwrap();
+    let explain = ["explain", "acct", "--invoice", invoice, "--csv"];
+    let printed = usagectl::done(&world, &explain).await;
+    assert_eq!(csv.text.replace("\r\n", "\n"), printed);
     world.finish().await;
 }
 
-/// The first address on a page that begins with a text.
-fn link(page: &str, start: &str) -> Option<String> {
-    let links = page.split("href=\"").skip(1);
-    let mut links = links.map(|rest| rest.split('"').next().unwrap().replace("&amp;", "&"));
-    links.find(|link| link.starts_with(start))
+/// The first link of a page that begins with a text.
+fn link(page: &Answer, start: &str) -> Option<String> {
+    links(page, start).into_iter().next()
 }
 
 /// The invoice as CSV: a keyed and a keyless part of one report, and a line without any.

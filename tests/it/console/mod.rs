@@ -7,6 +7,7 @@ mod form_fields;
 mod gate;
 mod hostile;
 mod invoices;
+mod lost_answers;
 mod pages;
 mod shadow;
 mod sign_in;
@@ -84,12 +85,26 @@ impl Browser {
         }
     }
 
-    /// The same browser at another replica.
+    /// The same session at another replica, as if both had the port that the browser asks.
     fn at(&self, url: &str) -> Self {
-        Self {
-            cookies: self.cookies.clone(),
-            ..Self::new(url)
-        }
+        let (own, other) = (self.cookie_name(), Self::new(url));
+        let renamed = self
+            .cookies
+            .borrow()
+            .clone()
+            .into_iter()
+            .map(|(name, value)| {
+                let is_own = name == own;
+                (if is_own { other.cookie_name() } else { name }, value)
+            });
+        other.cookies.borrow_mut().extend(renamed);
+        other
+    }
+
+    /// The name of the cookie of a session without TLS.
+    fn cookie_name(&self) -> String {
+        let (_, port) = self.url.rsplit_once(':').unwrap();
+        format!("usage_console_{port}")
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -171,4 +186,11 @@ async fn keys(world: &World) -> [String; 3] {
 fn form_token(page: &Answer) -> String {
     let (_, rest) = page.text.split_once("name=\"token\" value=\"").unwrap();
     rest.split_once('"').unwrap().0.to_owned()
+}
+
+/// The addresses of a page's links that begin with a text.
+fn links(page: &Answer, start: &str) -> Vec<String> {
+    let links = page.text.split("href=\"").skip(1);
+    let links = links.map(|rest| rest.split('"').next().unwrap().replace("&amp;", "&"));
+    links.filter(|link| link.starts_with(start)).collect()
 }

@@ -17,6 +17,7 @@ on_both_engines!(
     ended_sessions_are_deleted,
     a_restore_ends_sessions,
     every_replica_knows_a_session,
+    two_servers_on_one_host_keep_their_sessions_apart,
     signing_out_ends_the_session,
 );
 
@@ -24,8 +25,6 @@ on_sqlite!(
     a_form_of_another_site_is_refused,
     attempts_to_sign_in_are_limited,
 );
-
-const COOKIE: &str = "usage_console";
 
 async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     let [admin, ..] = keys(&world).await;
@@ -47,7 +46,7 @@ async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     }
     assert!(!cookie.contains(&admin[20..]));
     browser.get("/").await.assert_shows(200, "root (admin)");
-    let secret = browser.cookies.borrow()[COOKIE].clone();
+    let secret = browser.cookies.borrow()[&browser.cookie_name()].clone();
     assert_eq!(secret.len(), 64);
     let sessions = "console_sessions WHERE key_id <> ''";
     assert_eq!(world.count_rows(sessions).await, 1);
@@ -55,7 +54,7 @@ async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     assert_eq!(world.count_rows(&with_secret).await, 0);
     // Signing in again replaces the session.
     assert_eq!(browser.sign_in(&admin).await.status, 303);
-    assert_ne!(browser.cookies.borrow()[COOKIE], secret);
+    assert_ne!(browser.cookies.borrow()[&browser.cookie_name()], secret);
     assert_eq!(world.count_rows(sessions).await, 1);
     world.finish().await;
 }
@@ -93,7 +92,7 @@ async fn a_wrong_key_begins_none_and_nothing_says_why(world: World) {
     assert_eq!(world.count_rows("console_sessions").await, 0);
     // Cookies that were made up open nothing.
     for cookie in ["", "x", &"0".repeat(64), &"A".repeat(64)] {
-        let cookie = (COOKIE.to_owned(), cookie.to_owned());
+        let cookie = (browser.cookie_name(), cookie.to_owned());
         browser.cookies.borrow_mut().extend([cookie]);
         browser.get("/").await.assert_shows(401, "Sign in");
     }
@@ -220,6 +219,26 @@ async fn signing_out_ends_the_session(world: World) {
     // Also for whoever has copied the cookie.
     assert_eq!(copy.get("/runs").await.status, 401);
     assert_eq!(world.count_rows("console_sessions").await, 0);
+    world.finish().await;
+}
+
+async fn two_servers_on_one_host_keep_their_sessions_apart(world: World) {
+    let other = World::start(world.engine).await;
+    let [key, ..] = keys(&world).await;
+    let [other_key, ..] = keys(&other).await;
+    let browser = Browser::new(world.http_url());
+    assert_eq!(browser.sign_in(&key).await.status, 303);
+    // A browser sends its cookies of a host to each of its ports.
+    let there = Browser {
+        cookies: browser.cookies.clone(),
+        ..Browser::new(other.http_url())
+    };
+    there.get("/runs").await.assert_shows(401, "Sign in");
+    assert_eq!(there.sign_in(&other_key).await.status, 303);
+    there.get("/runs").await.assert_shows(200, "root (admin)");
+    browser.cookies.borrow_mut().extend(there.cookies.take());
+    browser.get("/runs").await.assert_shows(200, "root (admin)");
+    other.finish().await;
     world.finish().await;
 }
 

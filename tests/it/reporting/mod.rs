@@ -7,6 +7,7 @@ mod delivery_check;
 mod explanations;
 mod failed_adoptions;
 mod folding;
+mod forced_run_limit;
 mod forced_runs;
 mod pauses;
 mod point_in_time;

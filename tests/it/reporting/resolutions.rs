@@ -20,6 +20,7 @@ on_both_engines!(
     a_retried_report_that_is_too_old_is_too_late_again,
     a_correction_is_not_moved_below_zero,
     a_dry_decision_changes_nothing_and_its_etag_holds_until_the_report_changes,
+    of_decisions_at_once_on_what_was_seen_one_takes_effect,
 );
 
 /// Creates an account with a report that Stripe rejected.
@@ -306,5 +307,35 @@ async fn a_dry_decision_changes_nothing_and_its_etag_holds_until_the_report_chan
     let write_off = resolve(&before, ResolveAction::WriteOff).etag(&again.etag);
     let done = client.resolve_report(write_off).await.unwrap();
     assert_eq!(done.report.state, ReportState::WrittenOff);
+    world.finish().await;
+}
+
+async fn of_decisions_at_once_on_what_was_seen_one_takes_effect(world: World) {
+    let before = rejected(&world).await;
+    let (replica, other) = world.second_client().await;
+    let clients = [world.client(), other];
+    let dry = resolve(&before, ResolveAction::WriteOff).dry_run();
+    let etag = world.client().resolve_report(dry).await.unwrap().etag;
+    let calls = clients.iter().cycle().take(6).enumerate();
+    let calls = calls.map(|(number, client)| {
+        let actions = [ResolveAction::WriteOff, ResolveAction::Retry];
+        let action = actions[number / 2 % 2];
+        client.resolve_report(resolve(&before, action).etag(&etag))
+    });
+    let mut made = 0;
+    for answer in futures_util::future::join_all(calls).await {
+        match answer {
+            Ok(resolved) => made += i32::from(!resolved.duplicate),
+            Err(refused) => {
+                let reason = refused.reason();
+                assert_eq!(reason, Some(&Reason::NotResolvable), "{refused}");
+            }
+        }
+    }
+    assert_eq!(made, 1);
+    assert_eq!(only_report(&world).await.decisions.len(), 1);
+    if let Some(replica) = replica {
+        replica.stop().await.unwrap();
+    }
     world.finish().await;
 }

@@ -1,4 +1,4 @@
-//! A proxy on loopback in front of `PostgreSQL` that loses the response to a COMMIT.
+//! A proxy on loopback in front of `PostgreSQL` that loses the response to a COMMIT, or everything from it on.
 //!
 //! It parses the messages that it forwards, so it can lose the response after the commit is durable and before the
 //! client receives it. It does not support TLS.
@@ -35,6 +35,9 @@ struct Shared {
     commits_lost: AtomicUsize,
     commits_to_silence: AtomicUsize,
     connections_to_silence: AtomicUsize,
+    /// The number of COMMITs up to the one with which the database goes away; 0 if it stays.
+    commits_until_away: AtomicUsize,
+    away: AtomicBool,
     begins_to_hold: AtomicUsize,
     /// The number of BEGINs whose response is held, and whether they are released.
     held: Mutex<(usize, bool)>,
@@ -64,9 +67,15 @@ impl PostgresProxy {
                 if accepting.stopped.load(Ordering::SeqCst) {
                     return;
                 }
+                if accepting.away.load(Ordering::SeqCst) {
+                    continue;
+                }
                 // The closed connection shows that the database cannot be reached.
                 if let Err(error) = accept(client, upstream, &accepting) {
                     eprintln!("proxy to {upstream}: {error}");
+                }
+                if accepting.away.load(Ordering::SeqCst) {
+                    accepting.close_all();
                 }
             }
         });
@@ -108,6 +117,24 @@ impl PostgresProxy {
     /// Whether a connection is still to be silenced that way.
     pub(crate) fn awaits_return(&self) -> bool {
         self.shared.connections_to_silence.load(Ordering::SeqCst) > 0
+    }
+
+    /// Loses the response to the last of so many successful COMMITs, closes all connections and ends new ones at once, until
+    /// [`PostgresProxy::come_back`].
+    pub(crate) fn go_away_with_commit(&self, number: usize) {
+        self.shared
+            .commits_until_away
+            .store(number, Ordering::SeqCst);
+    }
+
+    /// Whether the database is away.
+    pub(crate) fn is_away(&self) -> bool {
+        self.shared.away.load(Ordering::SeqCst)
+    }
+
+    /// Forwards new connections again.
+    pub(crate) fn come_back(&self) {
+        self.shared.away.store(false, Ordering::SeqCst);
     }
 
     /// Holds the response to the next BEGIN on any connection until [`PostgresProxy::release_begin`].
@@ -176,6 +203,21 @@ impl Shared {
         for link in self.links().drain(..) {
             link.close();
         }
+    }
+
+    /// Whether the database goes away with this commit.
+    fn goes_away(&self) -> bool {
+        let left = &self.commits_until_away;
+        let before = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            left.checked_sub(1)
+        });
+        if before != Ok(1) {
+            return false;
+        }
+        self.commits_lost.fetch_add(1, Ordering::SeqCst);
+        self.away.store(true, Ordering::SeqCst);
+        self.close_all();
+        true
     }
 
     /// Whether a fault applies to this commit. The count is increased before the connection is closed, so that it is
@@ -307,6 +349,9 @@ fn pass_answers(link: &Link, shared: &Shared) -> io::Result<()> {
         }
         // CommandComplete. A COMMIT that failed has the tag ROLLBACK.
         let committed = message.first() == Some(&b'C') && text_at(&message, 5) == b"COMMIT";
+        if committed && shared.goes_away() {
+            return Ok(());
+        }
         if committed && shared.takes(&shared.answers_to_lose) {
             link.close();
             return Ok(());

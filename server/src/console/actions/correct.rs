@@ -10,8 +10,9 @@ use usage_proto::v1::{
 use uuid::Uuid;
 
 use super::{
-    Outcome, after_failure,
+    Outcome,
     fields::{Form, check_button, confirm, line, nothing_yet, problem, reason},
+    not_known,
 };
 use crate::{
     console::{
@@ -84,9 +85,12 @@ pub(super) async fn post(form: &Form<'_>) -> Result<Outcome, Failure> {
         Ok(outcome) => Ok(outcome),
         Err(failure) if failure.is_denied() => Err(failure),
         Err(failure) => {
-            let page = self::form(form, Some(&failure)).await?;
             let again = address(&form.visitor.query.text("account"));
-            Ok(after_failure(form, &failure, page, &again))
+            if let Some(page) = not_known(form, &failure, &again) {
+                return Ok(page);
+            }
+            let page = self::form(form, Some(&failure)).await?;
+            Ok(Outcome::Page(failure.status, page))
         }
     }
 }

@@ -6,8 +6,9 @@ use usage_proto::v1::{ForceReportRequest, ReportCount};
 use uuid::Uuid;
 
 use super::{
-    Outcome, after_failure,
+    Outcome,
     fields::{Form, Way, check_button, confirm, lines, nothing_yet, problem, reason, ways},
+    not_known,
     preview::{self, MAX_PREVIEWED, Preview},
     run,
 };
@@ -72,8 +73,8 @@ pub(super) async fn post(form: &Form<'_>) -> Result<Outcome, Failure> {
         Ok(outcome) => Ok(outcome),
         Err(failure) if failure.is_denied() => Err(failure),
         Err(failure) => {
-            let page = self::form(form, Some(&failure));
-            Ok(after_failure(form, &failure, page, &address(form)))
+            let known = || Outcome::Page(failure.status, self::form(form, Some(&failure)));
+            Ok(not_known(form, &failure, &address(form)).unwrap_or_else(known))
         }
     }
 }

@@ -168,10 +168,9 @@ async fn refused(path: HttpPath, visitor: &Visitor) -> Failure {
     refused.unwrap_or_else(read_only)
 }
 
-/// The page of a form after it failed; a page that sends it again as it is, if it may have been done.
-fn after_failure(form: &Form<'_>, failure: &Failure, page: Page, again: &str) -> Outcome {
-    if failure.is_final() || !form.is("do") {
-        return Outcome::Page(failure.status, page);
-    }
-    Outcome::Page(failure.status, fields::uncertain(form, failure, again))
+/// The page after a form failed, if it may have been done: it sends the form again as it is. It reads nothing, because the
+/// database may be what failed.
+fn not_known(form: &Form<'_>, failure: &Failure, again: &str) -> Option<Outcome> {
+    let may_be_done = form.is("do") && !failure.is_final();
+    may_be_done.then(|| Outcome::Page(failure.status, fields::uncertain(form, failure, again)))
 }

@@ -5,8 +5,9 @@ use maud::{Markup, html};
 use usage_proto::v1::{ResolveAction, ResolveReportRequest, ResolveReportResponse, UsageReport};
 
 use super::{
-    Outcome, after_failure,
+    Outcome,
     fields::{Form, Way, check_button, confirm, nothing_yet, problem, reason, ways},
+    not_known,
 };
 use crate::{
     console::{
@@ -127,10 +128,13 @@ pub(super) async fn post(form: &Form<'_>) -> Result<Outcome, Failure> {
         Ok(outcome) => Ok(outcome),
         Err(failure) if failure.is_denied() => Err(failure),
         Err(failure) => {
-            let page = self::form(form, Some(&failure)).await?;
             let again = form.visitor.query.with(&[]);
             let again = format!("{}?{again}", HttpPath::ConsoleResolve.name());
-            Ok(after_failure(form, &failure, page, &again))
+            if let Some(page) = not_known(form, &failure, &again) {
+                return Ok(page);
+            }
+            let page = self::form(form, Some(&failure)).await?;
+            Ok(Outcome::Page(failure.status, page))
         }
     }
 }

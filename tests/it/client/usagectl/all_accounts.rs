@@ -8,6 +8,7 @@ on_both_engines!(
     a_list_of_the_last_hours_goes_on_as_it_says,
     a_summary_is_printed_in_each_format,
     accounts_that_were_only_counted_are_listed,
+    accounts_are_listed_with_their_recent_usage,
     a_command_without_a_start_is_refused,
 );
 
@@ -114,6 +115,40 @@ async fn accounts_that_were_only_counted_are_listed(world: World) {
     assert_eq!(listed[1]["billing"], "free");
     let linked = json(&world, &["accounts", "--json"]).await;
     assert_eq!(linked.as_array().unwrap().len(), 1);
+    world.finish().await;
+}
+
+async fn accounts_are_listed_with_their_recent_usage(mut world: World) {
+    in_march(&mut world).await;
+    let free = ["accounts", "put", "idle", "--free", "--yes"];
+    done(&world, &free).await;
+    let february = at("2026-02-20T08:30:00Z");
+    world.count("team:1", 3, february).await;
+    let all = ["accounts", "--all", "--usage"];
+    let csv = done(&world, &[&all[..], &["--csv"]].concat()).await;
+    let march = "2026-03-01T00:00:00Z,2026-04-01T00:00:00Z";
+    let before = "2026-02-01T00:00:00Z,2026-03-01T00:00:00Z";
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        lines[1..],
+        [
+            "idle,free,,,,,,,,,".to_owned(),
+            format!("other,never linked,,api_calls,{march},107,{before},0,107"),
+            format!("team:1,never linked,,api_calls,{march},5,{before},3,8"),
+            format!("team:2,never linked,,api_calls,{march},8,{before},0,8"),
+        ],
+        "{csv}"
+    );
+    let rows = json(&world, &[&all[..], &["--json"]].concat()).await;
+    assert_eq!(rows[2]["account_id"], "team:1");
+    assert_eq!(rows[2]["last_30_days"].as_array().unwrap().len(), 30);
+    assert_eq!(rows[2]["last_30_days"][29], 5);
+    assert_eq!(rows[2]["previous_quantity"], 3);
+    let linked = json(&world, &["accounts", "--usage", "--json"]).await;
+    assert_eq!(linked.as_array().unwrap().len(), 1);
+    assert_eq!(linked[0]["account_id"], "idle");
+    let table = done(&world, &all).await;
+    assert!(table.contains("last 30 days"), "{table}");
     world.finish().await;
 }
 

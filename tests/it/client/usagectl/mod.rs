@@ -103,7 +103,7 @@ async fn run_whole(
 }
 
 /// Runs a command that must succeed. Returns its output.
-async fn done(world: &World, args: &[&str]) -> String {
+pub(crate) async fn done(world: &World, args: &[&str]) -> String {
     let ran = usagectl(world.endpoint(), args).await;
     assert_eq!(ran.code, 0, "{args:?}: {}", ran.err);
     ran.out

@@ -16,6 +16,7 @@ on_both_engines!(
     a_limited_reader_sees_only_its_accounts_and_meters,
     a_prefix_is_a_limit,
     a_limited_admin_changes_only_its_accounts,
+    a_limited_admin_watches_only_runs_of_its_accounts,
 );
 
 /// Why each item of a batch was refused.
@@ -192,5 +193,45 @@ async fn a_limited_admin_changes_only_its_accounts(world: World) {
     for denied in denied {
         assert_eq!(denied.unwrap_err().kind(), ErrorKind::PermissionDenied);
     }
+    world.finish().await;
+}
+
+async fn a_limited_admin_watches_only_runs_of_its_accounts(world: World) {
+    let (_, admin) = first_admin(&world).await;
+    let mut admin_access = access(&world, Some(&admin)).await;
+    let request = limited_key("a", KeyRole::Admin, &["own", "too"], &[]);
+    let key = create(&mut admin_access, request).await.text;
+    let limited = client(world.endpoint(), &key).await;
+    let unlimited = client(world.endpoint(), &admin).await;
+    let begin = async |of: ForceReport| {
+        let run = unlimited.force_report(of).await.unwrap();
+        run.summary().await.unwrap().run_id.unwrap()
+    };
+    for of in [&["own"][..], &["own", "too"]] {
+        let id = begin(ForceReport::accounts(of.iter().copied())).await;
+        let watched = limited.force_report(ForceReport::watch(&id)).await.unwrap();
+        let summary = watched.summary().await.unwrap();
+        assert_eq!(summary.run_id.as_deref(), Some(&*id));
+    }
+    let others = [
+        begin(ForceReport::accounts(["other"])).await,
+        begin(ForceReport::accounts(["own", "other"])).await,
+        begin(ForceReport::all()).await,
+        uuid::Uuid::now_v7().to_string(),
+        "no id at all".to_owned(),
+    ];
+    let mut answers = Vec::new();
+    for id in &others {
+        let watch = limited.force_report(ForceReport::watch(id)).await;
+        let denied = watch.map(drop).unwrap_err();
+        assert_eq!(denied.kind(), ErrorKind::PermissionDenied, "{id}");
+        answers.push(denied.status().unwrap().message().to_owned());
+    }
+    answers.dedup();
+    assert_eq!(
+        answers.len(),
+        1,
+        "nothing says which run exists: {answers:?}"
+    );
     world.finish().await;
 }
