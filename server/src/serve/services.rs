@@ -180,6 +180,7 @@ impl Services {
                 config.schedule.window_mins,
             ),
             explanations: ReadTurns::of("explanations of invoices"),
+            searches: ReadTurns::of("searches for increments"),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),
