@@ -18,6 +18,7 @@ use crate::{
         window::Interval,
     },
     error::{Error, Result},
+    read_turns::ReadTurns,
     store::Store,
     stripe::{Failure, Stripe, event_summaries::Grouping},
 };
@@ -65,6 +66,8 @@ pub(crate) struct ShadowComparison {
     /// `None` without a Stripe key.
     stripe: Option<Stripe>,
     meters: Arc<Meters>,
+    /// Those of pages.
+    turns: ReadTurns,
 }
 
 impl ShadowComparison {
@@ -73,10 +76,12 @@ impl ShadowComparison {
             store,
             stripe,
             meters,
+            turns: ReadTurns::of("comparisons of shadow mode"),
         }
     }
 
-    /// The days of the next customers after `after`, and the last customer of the page if more may follow.
+    /// The days of the next customers after `after`, and the last customer of the page if more may follow. It waits for its
+    /// turn: the usage of each customer is read, and Stripe asked.
     pub(crate) async fn page(
         &self,
         query: &ShadowQuery,
@@ -85,6 +90,7 @@ impl ShadowComparison {
         now: Millis,
     ) -> Result<(Vec<ShadowDay>, Option<String>)> {
         let stripe = self.stripe.as_ref().ok_or(Error::ReportingDisabled)?;
+        let _turn = self.turns.take().await?;
         let customers: Vec<String> = if let Some(customer) = &query.customer {
             vec![customer.clone()]
         } else {

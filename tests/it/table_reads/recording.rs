@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 84] = [
+const TESTS: [(&str, &str); 85] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -23,6 +23,7 @@ const TESTS: [(&str, &str); 84] = [
         "a_forced_run_is_begun_once_and_watched_without_a_script",
     ),
     ("console::sign_in", "signing_out_ends_the_session"),
+    ("console::usage", "accounts_have_their_recent_usage"),
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
