@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// Pages of customers that are read; more need a smaller question.
 const MAX_PAGES: usize = 10_000;
 
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 9] = [
     "stripe_customer",
     "meter",
     "day",
@@ -24,6 +24,7 @@ const COLUMNS: [&str; 8] = [
     "finding",
     "preliminary",
     "account_ids",
+    "unlinked",
 ];
 
 #[derive(Debug, Args)]
@@ -99,7 +100,7 @@ async fn compare(
     }
     let mut rows = Rows::new(&COLUMNS);
     let (mut compared, mut differing) = (0_usize, 0_usize);
-    let mut token = None;
+    let (mut token, mut unlinked_error) = (None, None);
     for number in 0..MAX_PAGES {
         let mut page = question.clone();
         if let Some(token) = token {
@@ -117,6 +118,7 @@ async fn compare(
                 rows.push(cells(day));
             }
         }
+        unlinked_error = unlinked_error.or(page.unlinked_error);
         token = page.next_page_token;
         if token.is_none() {
             break;
@@ -126,6 +128,11 @@ async fn compare(
     if token.is_some() {
         let limit = "there are more customers than one command compares; name one";
         return Err(Failure::Local(limit.to_owned()));
+    }
+    if let Some(why) = unlinked_error {
+        return Err(Failure::Partial(format!(
+            "customers that no account is linked to were not compared: {why}"
+        )));
     }
     if differing > 0 {
         return Err(Failure::Partial(format!(
@@ -165,6 +172,7 @@ fn cells(day: &ShadowDay) -> Vec<Value> {
         json!(day.finding.to_string()),
         json!(day.preliminary),
         json!(day.account_ids.join(" ")),
+        json!(day.unlinked),
     ]
 }
 

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 84] = [
+const TESTS: [(&str, &str); 86] = [
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -212,6 +212,14 @@ const TESTS: [(&str, &str); 84] = [
     (
         "reporting::shadow",
         "each_unit_is_billed_once_around_the_switch_over",
+    ),
+    (
+        "reporting::shadow",
+        "usage_that_becomes_free_in_shadow_mode_loses_its_mark",
+    ),
+    (
+        "reporting::shadow_restore",
+        "a_backup_from_before_the_moment_sends_nothing_until_it_is_named",
     ),
     (
         "reporting::schedule",
