@@ -35,6 +35,7 @@ use tower::{BoxError, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService
 use crate::{
     config::Reporting,
     domain::Millis,
+    metrics,
     request_context::{TRACE_PARENT, outgoing_trace},
 };
 
@@ -199,6 +200,9 @@ impl Transport {
         // The only place that sends anything: nothing is changed at Stripe in shadow mode, whatever asks for it.
         if self.reporting.is_shadow() && method != Method::GET {
             let path = path_and_query.split('?').next().unwrap_or_default();
+            // What would ask for it does not run in shadow mode, so this is a defect.
+            metrics::refused_in_shadow();
+            tracing::error!(%method, path, "a request that would change something at Stripe was not sent, because REPORTING is shadow; please report this");
             return Err(RequestError::InShadow(format!("{method} {path}")));
         }
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
@@ -241,6 +245,11 @@ impl Transport {
         }
         drop(reach);
         answer
+    }
+
+    /// Whether only reading requests are sent.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.reporting.is_shadow()
     }
 
     /// Whether the last requests could not reach Stripe.
