@@ -18,7 +18,9 @@ use crate::support::{
 on_sqlite!(hostile_json_is_answered_or_refused_by_field);
 
 async fn hostile_json_is_answered_or_refused_by_field(mut world: World) {
-    world.reconfigure(&["--requests-per-sec=0"]).await;
+    world
+        .reconfigure(&["--requests-per-sec=0", "--change-wait-secs=5"])
+        .await;
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(3)).await;
     let caller = Caller::admin(&world).await;

@@ -26,7 +26,9 @@ fn every_method_is_called() {
 
 async fn hostile_requests_are_answered_or_refused_by_field(mut world: World) {
     // Random requests are many.
-    world.reconfigure(&["--requests-per-sec=0"]).await;
+    world
+        .reconfigure(&["--requests-per-sec=0", "--change-wait-secs=5"])
+        .await;
     world.link_to_new_customer("acct", "cus_acct").await;
     world.count("acct", 5, hours_ago(3)).await;
     let caller = Caller::admin(&world).await;
