@@ -1,7 +1,7 @@
 //! Calls of any method by its path, with a message as bytes, and what every answer must be.
 
+use bytes::{Buf as _, BufMut as _};
 use http::uri::PathAndQuery;
-use prost_reflect::bytes::{Buf as _, BufMut as _};
 use tonic::{
     Code, Request, Status,
     client::Grpc,

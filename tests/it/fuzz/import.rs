@@ -4,11 +4,17 @@
 //! The files of `corpus/import/` are imported as they are, with days put into them. Those that each have one right result
 //! are in `client/usagectl/cases/`.
 
-use std::{fs, future, io, io::Write as _, path::Path};
+use std::{
+    fmt::Write as _,
+    fs, future,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use flate2::{Compression, write::GzEncoder};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 use usage_client::cli::{self, Streams};
+use uuid::Uuid;
 
 use super::{Budget, texts};
 use crate::support::{
@@ -131,21 +137,25 @@ fn csv() -> Vec<u8> {
     let at = hours_ago(5).to_rfc3339();
     let mut text = "account_id,meter,quantity,timestamp,id\n".to_owned();
     for row in 0..ROWS {
-        let note = if row % 4 == 0 { "\"" } else { "" };
-        text += &format!(
-            "{note}acct-{row}{note},api_calls,{},{at},{}\n",
-            row + 1,
-            uuid::Uuid::new_v4()
-        );
+        let quote = if row.is_multiple_of(4) { "\"" } else { "" };
+        let (quantity, id) = (row + 1, Uuid::new_v4());
+        writeln!(
+            text,
+            "{quote}acct-{row}{quote},api_calls,{quantity},{at},{id}"
+        )
+        .unwrap();
     }
     text.into_bytes()
 }
 
 fn json() -> Vec<u8> {
     let at = hours_ago(5).to_rfc3339();
-    let rows = (0..ROWS).map(|row| {
-        let id = uuid::Uuid::new_v4();
-        format!("{{\"account_id\":\"acct-{row}\",\"quantity\":{},\"timestamp\":\"{at}\",\"id\":\"{id}\"}}\n", row + 1)
-    });
-    rows.collect::<String>().into_bytes()
+    let mut text = String::new();
+    for row in 0..ROWS {
+        let usage = serde_json::json!({
+            "account_id": format!("acct-{row}"), "quantity": row + 1, "timestamp": at, "id": Uuid::new_v4().to_string()
+        });
+        writeln!(text, "{usage}").unwrap();
+    }
+    text.into_bytes()
 }

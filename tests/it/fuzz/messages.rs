@@ -8,7 +8,7 @@ use prost_reflect::{
 };
 
 use super::texts;
-use crate::support::random::Random;
+use crate::support::{random::Random, world::hours_ago};
 
 /// Values of each field that are remembered for later requests.
 const MAX_SEEN: usize = 40;
@@ -232,7 +232,7 @@ fn enum_number(random: &mut Random, of: &EnumDescriptor, other: i32) -> i32 {
 fn timestamp(random: &mut Random, of: &MessageDescriptor) -> DynamicMessage {
     let mut made = DynamicMessage::new(of.clone());
     let (seconds, nanos) = if random.one_in(2) {
-        let now = chrono::Utc::now().timestamp();
+        let now = hours_ago(0).timestamp();
         (now - random.below(40 * 86_400) + 3_600, 0)
     } else {
         let nanos = random.pick(&[0, -1, 1_000_000_000, i32::MAX, i32::MIN, 999_999_999]);

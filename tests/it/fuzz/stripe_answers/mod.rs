@@ -35,7 +35,7 @@ const NOW: &str = "2027-03-20T08:30:10Z";
 /// The billing periods end six hours later.
 const SINCE: &str = "2027-02-20T14:30:00Z";
 /// Steps after which everything must be billed once answers are whole again.
-const MAX_STEPS: usize = 60;
+const MAX_STEPS: usize = 30;
 /// What is read in any case.
 const READ: [&str; 6] = [
     "GET /v1/billing/meters",
@@ -159,7 +159,7 @@ async fn bill_the_rest(world: &World, proxy: &AnswerProxy) {
         for account in accounts() {
             for report in world.reports(&account).await {
                 left += usize::from(!report.reported);
-                if step > 30 && needs_decision(&report) {
+                if step > 10 && needs_decision(&report) {
                     let retry = ResolveReport::new(
                         &account,
                         &report.id,

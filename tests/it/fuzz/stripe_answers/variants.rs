@@ -38,7 +38,7 @@ impl Variants {
         walk(answer, &mut Vec::new(), &mut fields);
         for (path, value) in fields {
             for change in changes(value) {
-                let name = format!("{change:.80?}");
+                let name = change.name();
                 let key = (endpoint.to_owned(), path.clone(), name);
                 if self.known.insert(key) {
                     let path = path.clone();
@@ -77,11 +77,8 @@ impl Variants {
             variant.change.make(answer, pointer);
         }
         self.tried += 1;
-        Some(format!(
-            "{endpoint} {} {:.80?}",
-            variant.path.join("."),
-            variant.change
-        ))
+        let (path, change) = (variant.path.join("."), variant.change.name());
+        Some(format!("{endpoint} {path}: {change}"))
     }
 
     /// How many variants were tried, and how many are known.
@@ -96,6 +93,14 @@ impl Variants {
 }
 
 impl Change {
+    /// What a failure prints.
+    fn name(&self) -> String {
+        match self {
+            Self::Missing => "missing".to_owned(),
+            Self::To(value) => value.to_string().chars().take(40).collect(),
+        }
+    }
+
     fn make(&self, answer: &mut Value, pointer: &str) {
         match self {
             Self::To(value) => {
