@@ -170,8 +170,8 @@ async fn bill_the_rest(world: &World, proxy: &AnswerProxy) {
                 }
             }
         }
-        // Two days, in which Stripe's totals are compared.
-        if left == 0 && step > 4 {
+        // Until the invoices of the billing periods that end meanwhile were read.
+        if left == 0 && step > 8 {
             return;
         }
     }

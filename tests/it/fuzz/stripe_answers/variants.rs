@@ -191,8 +191,9 @@ fn changes(value: &Value) -> Vec<Change> {
             json!("x".repeat(HUGE_TEXT)),
             json!(["text"]),
         ],
-        Value::Array(_) => vec![Value::Null, json!("text"), json!({}), json!([])],
-        Value::Object(_) => vec![Value::Null, json!("text"), json!({}), json!([])],
+        Value::Array(_) | Value::Object(_) => {
+            vec![Value::Null, json!("text"), json!({}), json!([])]
+        }
     };
     let others = others.into_iter().filter(|other| other != value);
     std::iter::once(Change::Missing)
