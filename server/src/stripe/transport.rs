@@ -55,6 +55,8 @@ const MAX_MESSAGE_CHARS: usize = 500;
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// The paths of meter events and of their totals, whose limits the sender has to keep. Other requests have another limit.
 const METERING: &str = "/v1/billing/meter";
+/// The message of an error that has none.
+pub(super) const NO_MESSAGE: &str = "no message";
 const USER_AGENT: &str = concat!("usage-server/", env!("CARGO_PKG_VERSION"));
 
 type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -404,7 +406,7 @@ fn error_of(answer: &Answer) -> RequestError {
         status: answer.status.as_u16(),
         code: text("/error/code"),
         message: if message.is_empty() {
-            "no message".to_owned()
+            NO_MESSAGE.to_owned()
         } else {
             message
         },
