@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
 use stripe::StripeRequest as _;
 use stripe_billing::subscription::{
     CancelSubscription, ListSubscription, ListSubscriptionStatus, RetrieveSubscription,
@@ -121,10 +122,12 @@ impl Stripe {
 
     async fn page(&self, query: ListSubscription) -> Result<Page, Failure> {
         let client = self.client()?;
-        let page: ListPage<stripe_shared::Subscription> =
-            timed("subscriptions", client.list(&query, SUBSCRIPTION))
-                .await
-                .map_err(|error| failure(&error))?;
+        let page: ListPage<stripe_shared::Subscription> = timed(
+            "subscriptions",
+            client.list_prepared(&query, SUBSCRIPTION, prepare),
+        )
+        .await
+        .map_err(|error| failure(&error))?;
         Ok(Page {
             subscriptions: page.items.iter().map(subscription).collect(),
             unreadable: page.unreadable,
@@ -139,9 +142,9 @@ impl Stripe {
     ) -> Result<Option<Subscription>, Failure> {
         let query = RetrieveSubscription::new(id);
         match timed("subscriptions", query.send(self.client()?)).await {
-            Ok(found) => Ok(Some(subscription(&found))),
+            Ok(found) if has_valid_periods(&found) => Ok(Some(subscription(&found))),
             Err(error) if is_not_found(&error) => Ok(None),
-            Err(RequestError::Unreadable(_)) => {
+            Ok(_) | Err(RequestError::Unreadable(_)) => {
                 metrics::stripe_unreadable(SUBSCRIPTION);
                 let why = format!("{SUBSCRIPTION} {id} cannot be read");
                 Err(Failure::unreadable(why))
@@ -240,6 +243,25 @@ impl Stripe {
     }
 }
 
+/// Makes a subscription unreadable that has an item whose period ends before it starts: no time would be billed by it.
+fn prepare(subscription: &mut Value) {
+    let items = subscription.pointer_mut("/items/data");
+    let items = items.and_then(Value::as_array_mut);
+    for item in items.into_iter().flatten() {
+        let time = |field: &str| item.get(field).and_then(Value::as_i64);
+        let period = time("current_period_start").zip(time("current_period_end"));
+        let is_reversed = period.is_some_and(|(start, end)| end < start);
+        if let Some(item) = item.as_object_mut().filter(|_| is_reversed) {
+            item.remove("current_period_end");
+        }
+    }
+}
+
+fn has_valid_periods(subscription: &stripe_shared::Subscription) -> bool {
+    let mut items = subscription.items.data.iter();
+    items.all(|item| item.current_period_start <= item.current_period_end)
+}
+
 fn subscription(from: &stripe_shared::Subscription) -> Subscription {
     let change = from.metadata.get(CHANGE_KEY).cloned();
     Subscription {
@@ -280,5 +302,37 @@ fn price(from: &stripe_shared::Price) -> Price {
         is_volume,
         meter: recurring.and_then(|recurring| recurring.meter.clone()),
         currency: from.currency.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_subscription_with_a_reversed_period_is_unreadable() {
+        let with = |start: i64, end: i64| {
+            json!({ "items": { "data": [
+                { "current_period_start": 1, "current_period_end": 2 },
+                { "current_period_start": start, "current_period_end": end },
+            ] } })
+        };
+        let mut reversed = with(10, -1);
+        prepare(&mut reversed);
+        let items = &reversed["items"]["data"];
+        assert_eq!(items[0]["current_period_end"], 2);
+        assert_eq!(items[1], json!({ "current_period_start": 10 }));
+        for whole in [
+            with(10, 20),
+            with(10, 10),
+            json!({}),
+            json!({ "items": 7 }),
+            json!(null),
+        ] {
+            let mut prepared = whole.clone();
+            prepare(&mut prepared);
+            assert_eq!(prepared, whole);
+        }
     }
 }
