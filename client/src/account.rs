@@ -305,6 +305,7 @@ impl ListAccounts {
             stripe_customer: self.stripe_customer,
             include_counted: self.include_counted,
             include_usage: false,
+            time_zone: String::new(),
         }
     }
 }

@@ -10,9 +10,10 @@ use usage_proto::v1::{
 use super::{
     calls::Failure,
     chart,
-    html::{ROWS, account_link, field, foreign, grouped, json_url, more_named, time},
+    html::{ROWS, account_link_in, field, foreign, grouped, json_url, more_named, time},
     layout::Page,
     visitor::Visitor,
+    zone::{self, Zone},
 };
 use crate::{
     domain::{http_paths::HttpPath, violation::quoted},
@@ -21,12 +22,15 @@ use crate::{
 
 /// The meters of one account that are shown.
 const MAX_METERS: usize = 3;
+/// The days whose usage is shown one by one.
+const DAYS: u32 = 30;
 /// What the id of a Stripe customer begins with.
 const CUSTOMER: &str = "cus_";
 
 pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let wanted = visitor.query.get("id");
-    let request = request(wanted, visitor.query.get("page")).ok_or_else(|| {
+    let zone = visitor.zone.zone()?;
+    let request = request(wanted, visitor.query.get("page"), zone).ok_or_else(|| {
         Failure::invalid(format!(
             "no account begins with {}: ids have 1 to 128 characters out of A-Z a-z 0-9 . _ : @ / + = -",
             quoted(wanted)
@@ -40,7 +44,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         "All accounts from here on as JSON"
     };
     let mut links = vec![(json_of(&request), name)];
-    if let Some(request) = of_customer(wanted) {
+    if let Some(request) = of_customer(wanted, zone) {
         // On the first page only.
         if visitor.query.get("page").is_empty() {
             let found = visitor.calls.list_accounts(request.clone()).await?;
@@ -53,13 +57,15 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let content = html! {
         h1 { "Accounts" }
         form .filters method="get" action=(HttpPath::ConsoleAccounts.name()) role="search" {
+            (zone::hidden(visitor))
             (field(&visitor.query, "id", "Account, beginning of one, or Stripe customer", "cus_…"))
             button type="submit" { "Find" }
         }
         @if page.accounts.is_empty() && page.counted.is_empty() {
             p { "There is no account here." }
         } @else {
-            (table(&page))
+            (zone.note(zone.last_days(visitor.now, DAYS)))
+            (table(&page, zone, visitor.zone.named()))
         }
         (more_named(HttpPath::ConsoleAccounts, &visitor.query, &page.next_page_token, &links))
     };
@@ -67,12 +73,13 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
 }
 
 /// For the accounts of a customer, if one may be wanted. Ids of accounts can begin in the same way.
-fn of_customer(wanted: &str) -> Option<ListAccountsRequest> {
+fn of_customer(wanted: &str, zone: Zone) -> Option<ListAccountsRequest> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let is_customer = wanted.starts_with(CUSTOMER) && wanted.bytes().all(is_part);
     is_customer.then(|| ListAccountsRequest {
         page_size: ROWS,
         include_usage: true,
+        time_zone: zone.wire_name(),
         stripe_customer: wanted.to_owned(),
         ..ListAccountsRequest::default()
     })
@@ -85,6 +92,7 @@ fn json_of(request: &ListAccountsRequest) -> String {
         "stripeCustomer": request.stripe_customer,
         "includeCounted": request.include_counted,
         "includeUsage": request.include_usage,
+        "timeZone": request.time_zone,
     });
     json_url("AccountService/ListAccounts", &json)
 }
@@ -100,13 +108,14 @@ fn add(page: &mut ListAccountsResponse, accounts: Vec<Account>) {
 }
 
 /// None if no id begins with what is wanted.
-fn request(wanted: &str, token: &str) -> Option<ListAccountsRequest> {
+fn request(wanted: &str, token: &str, zone: Zone) -> Option<ListAccountsRequest> {
     let mut request = ListAccountsRequest {
         page_size: ROWS,
         page_token: token.to_owned(),
         stripe_customer: String::new(),
         include_counted: true,
         include_usage: true,
+        time_zone: zone.wire_name(),
     };
     if token.is_empty() && !wanted.is_empty() {
         // Ids are listed in their order, so those with a beginning follow each other.
@@ -129,7 +138,7 @@ fn keep_prefix(page: &mut ListAccountsResponse, prefix: &str) {
 }
 
 /// Both lists of a page, by id.
-fn table(page: &ListAccountsResponse) -> Markup {
+fn table(page: &ListAccountsResponse, zone: Zone, named: &str) -> Markup {
     let linked = page.accounts.iter();
     let linked = linked.map(|account| (account.account_id.as_str(), Some(account)));
     let counted = page.counted.iter().map(|id| (id.as_str(), None));
@@ -138,7 +147,7 @@ fn table(page: &ListAccountsResponse) -> Markup {
     html! {
         div .scroll tabindex="0" role="region" aria-label="Accounts" {
             table {
-                caption { "Accounts by id, with the usage of the present period to date, of the last one, and of the last 30 days in UTC" }
+                caption { "Accounts by id, with the usage of the present period to date, of the last one, and of the last " (DAYS) " days in " (zone.name()) }
                 thead {
                     tr {
                         th scope="col" { "Account" }
@@ -153,7 +162,7 @@ fn table(page: &ListAccountsResponse) -> Markup {
                         th scope="col" { "Since" }
                     }
                 }
-                tbody { @for (id, account) in accounts { (row(id, account, &usage_of(page, id))) } }
+                tbody { @for (id, account) in accounts { (row((id, named), account, &usage_of(page, id))) } }
             }
         }
     }
@@ -194,7 +203,7 @@ fn figures(usage: &[&RecentUsage], figure: impl Fn(&RecentUsage) -> Option<i64>)
     }
 }
 
-fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
+fn row((id, named): (&str, &str), account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
     let customer = account.and_then(|account| match &account.billing {
         Some(Billing::Stripe(stripe)) => Some(stripe.customer.as_str()),
         _ => None,
@@ -207,7 +216,7 @@ fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
     let synced = account.and_then(|account| account.subscription.as_ref());
     html! {
         tr {
-            th scope="row" { (account_link(id)) }
+            th scope="row" { (account_link_in(id, named)) }
             td { (billing) }
             td { (foreign(customer.unwrap_or_default())) }
             td { (foreign(synced.map_or("", |synced| &synced.subscription))) }

@@ -1,36 +1,62 @@
-//! The cookie of a session.
+//! The cookie of a session, and that of a time zone.
 //!
 //! It is sent with links of other sites (`SameSite=Lax`), because addresses are shared. What else of another site has it is
 //! refused by `origin`.
 
 use axum::http::{HeaderMap, HeaderValue, header};
+use chrono_tz::Tz;
 
 use super::Place;
 use crate::domain::{
     SECOND_MS,
     console_session::{SESSION_MS, SessionSecret},
+    period::parse_zone,
 };
 
 /// Its name where the browser speaks TLS. No other host, and no page without TLS, can set a cookie with this prefix.
 const SECURE: &str = "__Host-usage_console";
 /// And where it does not.
 const PLAIN: &str = "usage_console";
+/// The names of the cookie of a time zone.
+const SECURE_ZONE: &str = "__Host-usage_console_zone";
+const PLAIN_ZONE: &str = "usage_console_zone";
+/// No name of a zone is longer.
+const MAX_ZONE_BYTES: usize = 64;
+/// For how long a zone is kept: a year.
+const ZONE_SECS: i64 = 365 * 24 * 3_600;
 
 /// The session that a request presents. Over TLS only the cookie that no other host can set counts; behind a proxy it comes
 /// first.
 pub(super) fn read(headers: &HeaderMap, place: Place) -> Option<SessionSecret> {
-    let find = |name: &str| {
-        let lines = headers.get_all(header::COOKIE).iter();
-        let texts = lines.filter_map(|line| line.to_str().ok());
-        let mut pairs = texts.flat_map(|line| line.split(';'));
-        pairs.find_map(|pair| {
-            let (found, value) = pair.trim().split_once('=')?;
-            (found == name).then(|| value.to_owned())
-        })
-    };
-    let plain = || (!place.is_tls).then(|| find(PLAIN)).flatten();
-    let value = find(SECURE).or_else(plain)?;
+    let value = find(headers, place, SECURE, PLAIN)?;
     SessionSecret::parse(&value)
+}
+
+/// The time zone that was chosen; none if the cookie has none that there is.
+pub(super) fn read_zone(headers: &HeaderMap, place: Place) -> Option<Tz> {
+    let value = find(headers, place, SECURE_ZONE, PLAIN_ZONE)?;
+    let is_name = !value.is_empty() && value.len() <= MAX_ZONE_BYTES;
+    is_name.then(|| parse_zone(&value).ok()).flatten()
+}
+
+/// Whether the browser has a session that it sends over TLS only.
+pub(super) fn has_secure(headers: &HeaderMap) -> bool {
+    value_of(headers, SECURE).is_some()
+}
+
+fn find(headers: &HeaderMap, place: Place, secure: &str, plain: &str) -> Option<String> {
+    let of_plain = || (!place.is_tls).then(|| value_of(headers, plain)).flatten();
+    value_of(headers, secure).or_else(of_plain)
+}
+
+fn value_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let texts = lines.filter_map(|line| line.to_str().ok());
+    let mut pairs = texts.flat_map(|line| line.split(';'));
+    pairs.find_map(|pair| {
+        let (found, value) = pair.trim().split_once('=')?;
+        (found == name).then(|| value.to_owned())
+    })
 }
 
 /// Gives a browser the session. `is_secure` says whether it speaks TLS.
@@ -42,6 +68,19 @@ pub(super) fn set(secret: &SessionSecret, is_secure: bool) -> Option<HeaderValue
 /// Takes it away.
 pub(super) fn clear(is_secure: bool) -> Option<HeaderValue> {
     written("", is_secure, 0)
+}
+
+/// Keeps a time zone. No link of another site sends it: an address names its zone itself.
+pub(super) fn set_zone(zone: Tz, is_secure: bool) -> Option<HeaderValue> {
+    let (name, secure) = if is_secure {
+        (SECURE_ZONE, "; Secure")
+    } else {
+        (PLAIN_ZONE, "")
+    };
+    let zone = zone.name();
+    let text =
+        format!("{name}={zone}; Path=/; HttpOnly; SameSite=Strict; Max-Age={ZONE_SECS}{secure}");
+    HeaderValue::try_from(text).ok()
 }
 
 fn written(value: &str, is_secure: bool, max_age: i64) -> Option<HeaderValue> {
@@ -107,6 +146,29 @@ mod tests {
                 assert_eq!(text.starts_with("__Host-"), is_secure);
                 assert_eq!(text.ends_with("; Secure"), is_secure);
             }
+        }
+    }
+
+    #[test]
+    fn a_zone_is_kept_from_scripts_and_other_sites_and_is_read_again() {
+        for zone in chrono_tz::TZ_VARIANTS {
+            for is_secure in [false, true] {
+                let value = set_zone(zone, is_secure).unwrap();
+                let text = value.to_str().unwrap();
+                for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/;", "; Max-Age="] {
+                    assert!(text.contains(part), "{text}");
+                }
+                assert_eq!(text.starts_with("__Host-"), is_secure);
+                assert_eq!(text.ends_with("; Secure"), is_secure);
+                let pair = text.split(';').next().unwrap();
+                assert_eq!(read_zone(&headers(&[pair]), place(is_secure)), Some(zone));
+            }
+        }
+        let plain = headers(&["usage_console_zone=Europe/Vienna"]);
+        assert_eq!(read_zone(&plain, place(true)), None);
+        for wrong in ["", "Mars", &"x".repeat(65), "Europe/Vienna\"", "../etc"] {
+            let wrong = headers(&[&format!("usage_console_zone={wrong}")]);
+            assert_eq!(read_zone(&wrong, place(false)), None);
         }
     }
 }

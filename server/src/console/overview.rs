@@ -36,7 +36,7 @@ pub(super) async fn page(
     diagnosis: &Diagnosis,
     usage: &RecentUsage,
 ) -> Result<Page, Failure> {
-    let waiting = ListReportsRequest {
+    let undecided = ListReportsRequest {
         states: needs_decision().into_iter().map(Into::into).collect(),
         page_size: ROWS,
         ..ListReportsRequest::default()
@@ -47,7 +47,7 @@ pub(super) async fn page(
     };
     let (found, waiting, latest, usage) = tokio::join!(
         diagnosis.read(visitor),
-        visitor.calls.list_reports(waiting),
+        visitor.calls.list_reports(undecided.clone()),
         visitor.calls.list_runs(latest),
         usage.part(visitor),
     );
@@ -61,9 +61,10 @@ pub(super) async fn page(
                 p .ok { "None." }
             } @else {
                 (reports::table(&page.reports, "The reports that wait for a decision"))
-                p .more {
-                    a href=(url(HttpPath::ConsoleReports, &[("state", "needs_decision")])) { "All that need a decision" }
-                }
+            }
+            p .more {
+                a href=(url(HttpPath::ConsoleReports, &[("state", "needs_decision")])) { "All that need a decision" }
+                a href=(parts::json_url("UsageService/ListReports", &reports::json_of(&undecided))) { "The same as JSON" }
             }
         }))
         h2 { "Latest runs" }
@@ -86,7 +87,7 @@ fn findings(found: Option<&Found<DoctorResponse>>) -> Markup {
     let Some(found) = found else {
         return html! {
             p .note { "The checks take longer than usual. Load this page again, or see the "
-                a href=(HttpPath::ConsoleSetUp.name()) { "set-up" } "." }
+                a href=(HttpPath::ConsoleSetUp.name()) { "set-up" } ", or " a href=(doctor_lines::json()) { "check now, as JSON" } "." }
         };
     };
     let age = found.age.as_secs();
@@ -110,6 +111,9 @@ fn findings(found: Option<&Found<DoctorResponse>>) -> Markup {
         h2 { "State" }
         (doctor_lines::list(fine))
         p .faint { "Checked " (age) " s ago." }
-        p .more { a href=(HttpPath::ConsoleSetUp.name()) { "All checks and settings" } }
+        p .more {
+            a href=(HttpPath::ConsoleSetUp.name()) { "All checks and settings" }
+            a href=(doctor_lines::json()) { "Check now, as JSON" }
+        }
     }
 }

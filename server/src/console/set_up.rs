@@ -1,21 +1,16 @@
 //! `/set-up`: the lines of `doctor` as the running server sees them, with what to do and how old they are; and its settings.
 
 use maud::{Markup, html};
-use serde_json::json;
 use usage_proto::v1::ServerSetting;
 
 use super::{
-    calls::Failure,
-    diagnosis::Diagnosis,
-    doctor_lines,
-    html::{foreign, json_url},
-    layout::Page,
+    calls::Failure, diagnosis::Diagnosis, doctor_lines, html::foreign, layout::Page,
     visitor::Visitor,
 };
 
 pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Page, Failure> {
     let json = html! {
-        p .more { a href=(json_url("OperationsService/Doctor", &json!({}))) { "Check now, as JSON" } }
+        p .more { a href=(doctor_lines::json()) { "Check now, as JSON" } }
     };
     let Some(found) = diagnosis.read(visitor).await? else {
         let content = html! {

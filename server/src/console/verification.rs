@@ -68,6 +68,7 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
                 None => p .note { "The checks take longer than usual. Load this page again." },
             }
         }))
+        p .more { a href=(doctor_lines::json()) { "Check now, as JSON" } }
         h2 #uncharged { "Usage that waits for a decision" }
         (filters(query))
         (or_reason(&reports, |page| html! {

@@ -1,5 +1,6 @@
 //! The console: its pages as answers of HTTP, and in a real browser.
 
+mod account;
 mod actions;
 mod browser;
 mod crawl;
@@ -12,6 +13,7 @@ mod shadow;
 mod sign_in;
 mod usage;
 mod visitors;
+mod zone;
 
 use std::{cell::RefCell, collections::BTreeMap};
 
