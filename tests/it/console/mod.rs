@@ -9,6 +9,7 @@ mod gate;
 mod hostile;
 mod invoices;
 mod pages;
+mod parameters;
 mod shadow;
 mod sign_in;
 mod usage;
