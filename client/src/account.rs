@@ -320,6 +320,7 @@ impl ListAccounts {
             include_counted: self.include_counted,
             include_usage: self.include_usage,
             account_prefix: self.account_prefix,
+            time_zone: String::new(),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod access;
 mod account;
+mod account_history;
 mod archive;
 mod batch;
 mod call;
@@ -49,6 +50,10 @@ pub use access::{
 pub use account::{
     Account, AccountPage, AccountPut, Billing, ListAccounts, PutAccount, StripeBilling,
     UnbilledUsage,
+};
+pub use account_history::{
+    AccountHistory, AccountLink, ListedSubscriptionChange, SubscriptionChangeKind,
+    SubscriptionChangeState,
 };
 pub use archive::ReportArchive;
 pub use batch::{Batch, BatchOutcome, IncrementResult};

@@ -168,6 +168,8 @@ pub struct ListReports {
     stripe_customer: String,
     from: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
+    decided_from: Option<DateTime<Utc>>,
+    decided_until: Option<DateTime<Utc>>,
     page_size: u32,
     page_token: String,
 }
@@ -226,6 +228,19 @@ impl ListReports {
         self
     }
 
+    /// Only reports on which an admin decided at this time or later; [`DateTime::UNIX_EPOCH`] selects all of them. Of one
+    /// [`account`](Self::account).
+    pub fn decided_from(mut self, from: DateTime<Utc>) -> Self {
+        self.decided_from = Some(from);
+        self
+    }
+
+    /// Only reports on which an admin decided before this time. Of one [`account`](Self::account).
+    pub fn decided_until(mut self, until: DateTime<Utc>) -> Self {
+        self.decided_until = Some(until);
+        self
+    }
+
     /// The maximum number of reports on the page, up to 1,000. With a meter or a time, and neither account nor customer, a
     /// page can have fewer, or none, without being the last.
     pub fn page_size(mut self, page_size: u32) -> Self {
@@ -253,6 +268,8 @@ impl ListReports {
             stripe_customer: self.stripe_customer,
             from: time(self.from, "from")?,
             until: time(self.until, "until")?,
+            decided_from: time(self.decided_from, "decided_from")?,
+            decided_until: time(self.decided_until, "decided_until")?,
         })
     }
 }

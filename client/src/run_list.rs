@@ -103,6 +103,7 @@ pub struct ListRuns {
     from: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
     states: Vec<RunState>,
+    run: String,
     page_size: u32,
     page_token: String,
 }
@@ -131,6 +132,12 @@ impl ListRuns {
         self
     }
 
+    /// Only the run with this id.
+    pub fn run(mut self, id: impl Into<String>) -> Self {
+        self.run = id.into();
+        self
+    }
+
     /// The maximum number of runs on the page, up to 1,000.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
@@ -150,6 +157,7 @@ impl ListRuns {
             states: self.states.into_iter().map(RunState::to_wire).collect(),
             page_size: page_size_to_wire(self.page_size),
             page_token: self.page_token,
+            run_id: self.run,
         })
     }
 }

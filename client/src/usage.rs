@@ -70,7 +70,7 @@ impl Get {
     }
 
     /// Moves a start or end that lies inside a slot outward, to the nearest one that is possible. [`Usage::period`] is
-    /// the period that was used.
+    /// the period that was used. Days and months of the time zone that begin inside a slot then begin with it.
     ///
     /// ```
     /// use chrono::{TimeDelta, Utc};

@@ -204,7 +204,8 @@ impl GetSummary {
         self
     }
 
-    /// Moves a start or end that lies inside a slot outward. [`Summary::period`] is the period that was used.
+    /// Moves a start or end that lies inside a slot outward. [`Summary::period`] is the period that was used. Days and months
+    /// of the time zone that begin inside a slot then begin with it.
     pub fn round_outward(mut self) -> Self {
         self.round_outward = true;
         self
@@ -253,6 +254,8 @@ pub struct Summary {
     pub as_of: DateTime<Utc>,
     /// One entry per meter, in the order of the server's configuration, then meters with usage that are no longer configured.
     pub meters: Vec<MeterSummary>,
+    /// How many accounts have at least one report of any of these meters in the whole period, each counted once.
+    pub accounts: i64,
 }
 
 /// The usage of one meter of all accounts in a period.
@@ -311,6 +314,7 @@ impl Summary {
             time_zone: response.time_zone,
             as_of: wire::required_time(response.as_of, "as_of")?,
             meters: meters.collect::<Result<_, _>>()?,
+            accounts: response.accounts,
         })
     }
 }

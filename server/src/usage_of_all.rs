@@ -46,6 +46,8 @@ pub(crate) struct SummaryQuery {
     pub(crate) granularity: Granularity,
     /// Empty means UTC.
     pub(crate) zone: String,
+    /// Whether days and months that begin inside a slot begin with it; otherwise they are refused.
+    pub(crate) is_rounded: bool,
     /// How many accounts with the most usage are returned for each meter.
     pub(crate) top: u32,
 }
@@ -55,6 +57,8 @@ pub(crate) struct SummaryQuery {
 pub(crate) struct Summary {
     pub(crate) zone: Tz,
     pub(crate) meters: Vec<MeterSummary>,
+    /// How many accounts have usage of any of the meters.
+    pub(crate) accounts: i64,
 }
 
 /// The usage of one meter of all accounts.
@@ -125,11 +129,12 @@ impl UsageOfAll {
             filter,
             granularity,
             zone,
+            is_rounded,
             top,
         } = query;
         let zone = parse_zone(&zone)?;
         let period = filter.period;
-        let split = |meters| split(period, granularity, zone, self.slots, meters);
+        let split = |meters| split(period, granularity, zone, self.slots, is_rounded, meters);
         let meters = match &filter.meter {
             Some(_) => 1,
             None => self.meters.all().len(),
@@ -140,7 +145,8 @@ impl UsageOfAll {
         let (store, only) = (self.store.clone(), filter.meter.clone());
         let read = async move { store.summed_usage(&filter, width, top.into()).await };
         let mut summed = self.turns.read(read).await?;
-        let accounts = summed.accounts.into_iter();
+        let all_accounts = summed.accounts.accounts;
+        let accounts = summed.accounts.by_meter.into_iter();
         let mut accounts: BTreeMap<String, MeterAccounts> =
             accounts.map(|one| (one.meter.clone(), one)).collect();
         let configured = self.meters.all().iter();
@@ -163,7 +169,11 @@ impl UsageOfAll {
             })
             .collect();
         check_states(&meters)?;
-        Ok(Summary { zone, meters })
+        Ok(Summary {
+            zone,
+            meters,
+            accounts: all_accounts,
+        })
     }
 
     fn meter_summary(

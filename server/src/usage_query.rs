@@ -174,7 +174,11 @@ async fn query_once(
         check_month(period, zone, slots, &edges)?;
         period
     };
-    let points = split(period, query.granularity, zone, slots, configured.len())?;
+    let split_of = |meters| {
+        let is_rounded = query.round_outward;
+        split(period, query.granularity, zone, slots, is_rounded, meters)
+    };
+    let points = split_of(configured.len())?;
     let only = only.map(|meter| &*meter.name);
     let mut by_meter = if query.granularity == Granularity::Total {
         store.usage_in_total(&account_id, only, period).await?
@@ -195,7 +199,7 @@ async fn query_once(
             .map(|(meter, own)| meter_usage(&Arc::from(&**meter), &Arc::default(), own, &points)),
     );
     if usage.len().saturating_mul(points.len()) > MAX_POINTS {
-        split(period, query.granularity, zone, slots, usage.len())?;
+        split_of(usage.len())?;
     }
     Ok(UsageSummary {
         account_id: query.account_id.clone(),

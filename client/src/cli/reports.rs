@@ -8,6 +8,7 @@ use super::{
     time_arg::{self, TimeArg, Times},
 };
 use crate::{ListReports, ReportArchive, ReportKind, ReportState, UsageClient, UsageReport};
+use chrono::DateTime;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -56,6 +57,9 @@ pub(super) struct Arguments {
     /// Only reports of windows that begin before this time
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
     end: Option<TimeArg>,
+    /// Only reports on which an admin decided; needs --account
+    #[arg(long, requires = "account")]
+    decided: bool,
     /// Only usage, or only corrections
     #[arg(long, value_enum)]
     kind: Option<Kind>,
@@ -112,6 +116,9 @@ pub(super) async fn run(
     }
     if let Some(end) = times.end {
         filter = filter.until(end);
+    }
+    if arguments.decided {
+        filter = filter.decided_from(DateTime::UNIX_EPOCH);
     }
     if let Some(kind) = arguments.kind {
         filter = filter.kind(match kind {

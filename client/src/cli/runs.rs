@@ -33,6 +33,9 @@ pub(super) struct Arguments {
     /// Only runs in these states, separated by commas: closing, stalled, closed
     #[arg(long, value_delimiter = ',', value_parser = state)]
     state: Vec<RunState>,
+    /// Only the run with this id
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
     /// Only runs that began at this time or later, such as -7d, yesterday or 2026-03-01
     #[arg(long, value_name = "TIME", value_parser = time_arg::parse, allow_hyphen_values = true)]
     start: Option<TimeArg>,
@@ -58,6 +61,9 @@ pub(super) async fn run(
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
     let mut filter = ListRuns::new().states(arguments.state);
+    if let Some(run) = arguments.run {
+        filter = filter.run(run);
+    }
     let times = Times::read(arguments.start, arguments.end)?;
     if let Some(start) = times.start {
         filter = filter.from(start);

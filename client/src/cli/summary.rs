@@ -79,8 +79,8 @@ pub(super) async fn run(
     }
     writeln!(
         streams.out,
-        "all accounts from {} to {}",
-        summary.period.start, summary.period.end
+        "all accounts from {} to {}: {} with usage",
+        summary.period.start, summary.period.end, summary.accounts
     )?;
     totals(&summary).print_table(streams)?;
     for (title, rows) in [
@@ -240,6 +240,7 @@ fn as_json(summary: &Summary) -> Value {
         "end": rfc3339(summary.period.end),
         "time_zone": summary.time_zone,
         "as_of": rfc3339(summary.as_of),
+        "accounts": summary.accounts,
         "meters": meters.collect::<Value>(),
     })
 }

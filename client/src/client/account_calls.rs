@@ -2,9 +2,11 @@
 
 use super::UsageClient;
 use crate::{
-    AbortSubscriptionChange, Account, AccountExport, AccountPage, AccountPut, CancelSubscription,
-    ChangePlan, Changed, DeleteAccount, DeletedAccount, Error, ListAccounts, PutAccount, proto,
+    AbortSubscriptionChange, Account, AccountExport, AccountHistory, AccountPage, AccountPut,
+    CancelSubscription, ChangePlan, Changed, DeleteAccount, DeletedAccount, Error, ListAccounts,
+    Period, PutAccount, proto,
     retry::{Repeatable, call_with_retry},
+    wire::period_to_wire,
 };
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ impl UsageClient {
     pub async fn get_account(&self, account_id: impl Into<String>) -> Result<Account, Error> {
         let request = proto::GetAccountRequest {
             account_id: account_id.into(),
+            history: None,
         };
         let response = self.unary(
             &self.accounts,
@@ -40,6 +43,26 @@ impl UsageClient {
             |mut accounts, request| async move { accounts.get_account(request).await },
         );
         Account::from_wire(response.await?.account)
+    }
+
+    /// What the billing of an account was in a period, and how its subscription was changed;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if it was never put.
+    pub async fn account_history(
+        &self,
+        account_id: impl Into<String>,
+        period: Period,
+    ) -> Result<AccountHistory, Error> {
+        let request = proto::GetAccountRequest {
+            account_id: account_id.into(),
+            history: Some(period_to_wire(period, "history.start", "history.end")?),
+        };
+        let response = self.unary(
+            &self.accounts,
+            Repeatable::Always,
+            request,
+            |mut accounts, request| async move { accounts.get_account(request).await },
+        );
+        AccountHistory::from_wire(response.await?.history.unwrap_or_default())
     }
 
     /// Lists one page of the accounts that were put, ordered by id.

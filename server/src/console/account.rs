@@ -21,8 +21,9 @@ use super::{
     query::Query,
     time_line::TimeLine,
     visitor::Visitor,
+    zone,
 };
-use crate::domain::{http_paths::HttpPath, period::parse_zone, violation::quoted};
+use crate::domain::{http_paths::HttpPath, violation::quoted};
 
 /// The time whose billing periods are compared: the current one and those of the last three months.
 const COMPARED_SECS: i64 = 100 * 24 * 3_600;
@@ -41,12 +42,9 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     }
     let account = GetAccountRequest {
         account_id: id.clone(),
+        history: None,
     };
-    let (account, history, usage) = tokio::join!(
-        calls.get_account(account),
-        History::read(visitor, &id),
-        usage(visitor, &id),
-    );
+    let (account, usage) = tokio::join!(calls.get_account(account), usage(visitor, &id));
     let (account, denied) = match account {
         // It is counted without a link too.
         Err(failure) if failure.is_not_found() => (None, None),
@@ -56,8 +54,11 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     };
     let now = usage.as_ref().ok().and_then(|usage| usage.as_of);
     let compared = compared(visitor, &id, now).await;
-    let zone = zone(query).unwrap_or(Tz::UTC);
-    let periods = account_periods::read(visitor, &id, account.as_ref(), zone).await;
+    let shown = usage.as_ref().ok().and_then(|usage| usage.period);
+    let (periods, history) = tokio::join!(
+        account_periods::read(visitor, &id, account.as_ref()),
+        History::read(visitor, &id, account.is_some(), shown),
+    );
     let time_line = history.time_line(account.as_ref());
     let content = html! {
         h1 { "Account " bdi .id { (id) } }
@@ -69,11 +70,11 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         @if let Some(synced) = account.as_ref().and_then(|account| account.subscription.as_ref()) {
             (subscription(synced, &id))
         }
-        (account_periods::part(&periods, &id, query.get("meter"), query.get("tz")))
+        (account_periods::part(&periods, &id, visitor))
         h2 #usage { "Usage" }
-        (steps(query))
-        (or_reason(&usage, |usage| shown_usage(usage, query, &time_line)))
-        (history.part(&id))
+        (steps(visitor))
+        (or_reason(&usage, |usage| shown_usage(usage, visitor, &time_line)))
+        (history.part(&id, &time_line))
         (comparison_part(compared.as_ref(), query))
         @if account.is_some() {
             p .more { a href=(json_url("AccountService/GetAccount", &json!({ "accountId": id }))) { "The account as JSON" } }
@@ -138,14 +139,10 @@ pub(super) fn step(query: &Query) -> Result<(Granularity, &'static str), Failure
     }
 }
 
-pub(super) fn zone(query: &Query) -> Result<Tz, Failure> {
-    parse_zone(query.get("tz")).map_err(|violation| Failure::invalid(violation.message))
-}
-
 async fn usage(visitor: &Visitor, id: &str) -> Result<GetResponse, Failure> {
     let query = &visitor.query;
-    let (zone, (granularity, _)) = (zone(query)?, step(query)?);
-    let (start, end) = (query.time("start", zone)?, query.time("end", zone)?);
+    let (zone, (granularity, _)) = (visitor.zone.zone()?, step(query)?);
+    let (start, end) = (zone.time(query, "start")?, zone.time(query, "end")?);
     let period = match (start, end) {
         (None, None) => None,
         (Some(_), Some(_)) => Some(Period { start, end }),
@@ -156,7 +153,7 @@ async fn usage(visitor: &Visitor, id: &str) -> Result<GetResponse, Failure> {
         meter: query.text("meter"),
         period,
         granularity: granularity.into(),
-        time_zone: query.text("tz"),
+        time_zone: zone.wire_name(),
         round_outward: true,
     };
     visitor.calls.get(request).await
@@ -167,8 +164,8 @@ pub(super) fn steps_of() -> [(&'static str, String); 3] {
     STEPS.map(|(name, words, ..)| (name, words.to_owned()))
 }
 
-fn steps(query: &Query) -> Markup {
-    let values = steps_of();
+fn steps(visitor: &Visitor) -> Markup {
+    let (query, values) = (&visitor.query, steps_of());
     html! {
         form .filters method="get" action={ (HttpPath::ConsoleAccount.name()) "#usage" } {
             input type="hidden" name="id" value=(query.get("id"));
@@ -176,14 +173,15 @@ fn steps(query: &Query) -> Markup {
             (choice(query, "by", "Steps", &values))
             (field(query, "start", "From", "2026-03-01"))
             (field(query, "end", "Before", "2026-04-01"))
-            (field(query, "tz", "Time zone", "Europe/Vienna"))
+            (zone::hidden(visitor))
             button type="submit" { "Show" }
         }
     }
 }
 
-fn shown_usage(usage: &GetResponse, query: &Query, time_line: &TimeLine) -> Markup {
-    let (Ok(zone), Ok((granularity, format))) = (zone(query), step(query)) else {
+fn shown_usage(usage: &GetResponse, visitor: &Visitor, time_line: &TimeLine) -> Markup {
+    let query = &visitor.query;
+    let (Ok(zone), Ok((granularity, format))) = (visitor.zone.zone(), step(query)) else {
         return html! {};
     };
     let period = usage.period.unwrap_or_default();
@@ -197,9 +195,11 @@ fn shown_usage(usage: &GetResponse, query: &Query, time_line: &TimeLine) -> Mark
         },
         "granularity": granularity.as_str_name(),
         "timeZone": usage.time_zone,
+        "roundOutward": true,
     });
     html! {
         p { "From " (time(period.start)) " to " (time(period.end)) " UTC, in steps of the time zone " bdi { (usage.time_zone) } ", as of " (time(usage.as_of)) "." }
+        (zone.note(period))
         (totals(usage))
         (chart::legend())
         @for (meter, has_room) in with_room(&usage.meters) {
@@ -212,8 +212,8 @@ fn shown_usage(usage: &GetResponse, query: &Query, time_line: &TimeLine) -> Mark
                 p .note { "The charts above have as many steps as a page shows: choose longer ones, a shorter time, or " a href={ (HttpPath::ConsoleAccount.name()) "?" (query.with(&[("meter", &meter.meter)])) "#usage" } { "this meter alone" } "." }
             } @else {
                 @let name = format!("Usage of {}", meter.meter);
-                (chart::bars(&meter.points, &name, zone, format, &marks))
-                (points(&meter.points, &meter.meter, zone, format))
+                (chart::bars(&meter.points, &name, zone.tz(), format, &marks))
+                (points(&meter.points, &meter.meter, zone.tz(), format))
             }
         }
         (time_line.table(period))

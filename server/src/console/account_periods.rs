@@ -1,17 +1,17 @@
 //! The present billing period of an account to date, and the last ones.
 
-use chrono::{Datelike as _, Months, NaiveTime, TimeZone as _};
-use chrono_tz::Tz;
 use futures_util::future::join_all;
 use maud::{Markup, html};
 use prost_types::Timestamp;
+use serde_json::json;
 use usage_proto::v1::{Account, GetRequest, GetResponse, Granularity, Period, Quantities};
 
 use super::{
     calls::Failure,
-    html::{foreign, grouped, or_reason, rfc3339, time, url, utc},
+    html::{foreign, grouped, json_url, or_reason, rfc3339, time, url},
     invoice_parts,
     visitor::Visitor,
+    zone::{NAMED, Zone},
 };
 use crate::domain::http_paths::HttpPath;
 
@@ -26,26 +26,25 @@ pub(super) struct Periods {
 }
 
 /// The usage of the newest periods that have begun.
-pub(super) async fn read(
-    visitor: &Visitor,
-    id: &str,
-    account: Option<&Account>,
-    zone: Tz,
-) -> Periods {
+pub(super) async fn read(visitor: &Visitor, id: &str, account: Option<&Account>) -> Periods {
+    let zone = visitor.zone.zone();
     let billed = billed(account, visitor.timestamp());
     let are_billed = !billed.is_empty();
     let periods = if are_billed {
         billed
     } else {
-        months(visitor.timestamp(), zone)
+        // Without one, the usage below says why.
+        let zone = zone.as_ref();
+        zone.map_or_else(|_| Vec::new(), |zone| zone.last_months(visitor.now, SHOWN))
     };
+    let time_zone = zone.map_or_else(|_| String::new(), Zone::wire_name);
     let calls = periods.into_iter().map(|period| {
         visitor.calls.get(GetRequest {
             account_id: id.to_owned(),
             meter: visitor.query.text("meter"),
             period: Some(period),
             granularity: Granularity::Total.into(),
-            time_zone: visitor.query.text("tz"),
+            time_zone: time_zone.clone(),
             round_outward: true,
         })
     });
@@ -70,31 +69,7 @@ fn billed(account: Option<&Account>, now: Timestamp) -> Vec<Period> {
     periods
 }
 
-/// The current calendar month in the zone, and those before it.
-fn months(now: Timestamp, zone: Tz) -> Vec<Period> {
-    let first = |before: u32| {
-        let today = utc(now)?.with_timezone(&zone).date_naive();
-        let day = today.with_day(1)?;
-        // The end of the current one is the start of the next.
-        let day = match before.checked_sub(1) {
-            Some(before) => day.checked_sub_months(Months::new(before))?,
-            None => day.checked_add_months(Months::new(1))?,
-        };
-        let start = zone.from_local_datetime(&day.and_time(NaiveTime::MIN));
-        let seconds = start.earliest()?.timestamp();
-        Some(Timestamp { seconds, nanos: 0 })
-    };
-    let period = |before: u32| {
-        let (start, end) = (first(before.checked_add(1)?)?, first(before)?);
-        Some(Period {
-            start: Some(start),
-            end: Some(end),
-        })
-    };
-    (0_u32..).take(SHOWN).filter_map(period).collect()
-}
-
-pub(super) fn part(periods: &Periods, id: &str, meter: &str, tz: &str) -> Markup {
+pub(super) fn part(periods: &Periods, id: &str, visitor: &Visitor) -> Markup {
     html! {
         h2 { "Periods" }
         div .scroll tabindex="0" role="region" aria-label="Periods" {
@@ -116,7 +91,7 @@ pub(super) fn part(periods: &Periods, id: &str, meter: &str, tz: &str) -> Markup
                 }
                 tbody {
                     @for one in &periods.usage {
-                        @if let Ok(usage) = one { (rows(usage, periods.are_billed, (id, meter, tz))) }
+                        @if let Ok(usage) = one { (rows(usage, periods.are_billed, id, visitor)) }
                     }
                 }
             }
@@ -127,16 +102,16 @@ pub(super) fn part(periods: &Periods, id: &str, meter: &str, tz: &str) -> Markup
     }
 }
 
-fn rows(usage: &GetResponse, is_billed: bool, (id, meter, tz): (&str, &str, &str)) -> Markup {
+fn rows(usage: &GetResponse, is_billed: bool, id: &str, visitor: &Visitor) -> Markup {
     let period = usage.period.unwrap_or_default();
     let edge = |at: Option<Timestamp>| at.map(rfc3339).unwrap_or_default();
     let (start, end) = (edge(period.start), edge(period.end));
     let pairs = [
         ("id", id),
-        ("meter", meter),
+        ("meter", visitor.query.get("meter")),
         ("start", &start),
         ("end", &end),
-        ("tz", tz),
+        (NAMED, visitor.zone.named()),
     ];
     let used = usage
         .meters
@@ -172,7 +147,20 @@ fn links(usage: &GetResponse, is_billed: bool, id: &str, pairs: &[(&str, &str)])
         @if is_billed {
             ", " a href=(invoice_parts::url_of(id, usage.period, "")) { "invoice line by line" }
         }
+        ", " a href=(json_of(pairs)) { "as JSON" }
     }
+}
+
+/// The usage of the period, by the parameters of its address.
+fn json_of(pairs: &[(&str, &str)]) -> String {
+    let of = |name: &str| pairs.iter().find(|(known, _)| *known == name);
+    let of = |name: &str| of(name).map_or("", |(_, value)| *value);
+    let json = json!({
+        "accountId": of("id"),
+        "meter": of("meter"),
+        "period": { "start": of("start"), "end": of("end") },
+    });
+    json_url("UsageService/Get", &json)
 }
 
 #[cfg(test)]
@@ -190,23 +178,6 @@ mod tests {
             start: Some(at(start)),
             end: Some(at(end)),
         }
-    }
-
-    #[test]
-    fn months_begin_in_the_zone() {
-        // 2026-01-01T00:30Z is still the old year in New York.
-        let now = at(1_767_227_400);
-        let found = months(now, Tz::UTC);
-        assert_eq!(
-            found,
-            [
-                period(1_767_225_600, 1_769_904_000),
-                period(1_764_547_200, 1_767_225_600),
-                period(1_761_955_200, 1_764_547_200),
-            ]
-        );
-        let found = months(now, Tz::America__New_York);
-        assert_eq!(found[0], period(1_764_565_200, 1_767_243_600));
     }
 
     #[test]

@@ -10,29 +10,33 @@ use usage_proto::v1::{
 use super::{
     calls::Failure,
     chart,
-    html::{ROWS, account_link, field, foreign, grouped, json_url, more_named, time},
+    html::{ROWS, account_link_in, field, foreign, grouped, json_url, more_named, time},
     layout::Page,
     visitor::Visitor,
+    zone::{self, Zone},
 };
 use crate::domain::{account_id::AccountId, http_paths::HttpPath, violation::quoted};
 
 /// The meters of one account that are shown.
 const MAX_METERS: usize = 3;
+/// The days whose usage is shown one by one.
+const DAYS: u32 = 30;
 /// What the id of a Stripe customer begins with.
 const CUSTOMER: &str = "cus_";
 
 pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let wanted = visitor.query.get("id");
+    let zone = visitor.zone.zone()?;
     if !wanted.is_empty() && AccountId::parse(wanted).is_err() {
         return Err(Failure::invalid(format!(
             "no account begins with {}: ids have 1 to 128 characters out of A-Z a-z 0-9 . _ : @ / + = -",
             quoted(wanted)
         )));
     }
-    let request = request(wanted, visitor.query.get("page"));
+    let request = request(wanted, visitor.query.get("page"), zone);
     let mut page = visitor.calls.list_accounts(request.clone()).await?;
     let mut links = vec![(json_of(&request), "The same as JSON")];
-    if let Some(request) = of_customer(wanted) {
+    if let Some(request) = of_customer(wanted, zone) {
         // On the first page only.
         if visitor.query.get("page").is_empty() {
             let found = visitor.calls.list_accounts(request.clone()).await?;
@@ -45,13 +49,15 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let content = html! {
         h1 { "Accounts" }
         form .filters method="get" action=(HttpPath::ConsoleAccounts.name()) role="search" {
+            (zone::hidden(visitor))
             (field(&visitor.query, "id", "Account, beginning of one, or Stripe customer", "cus_…"))
             button type="submit" { "Find" }
         }
         @if page.accounts.is_empty() && page.counted.is_empty() {
             p { "There is no account here." }
         } @else {
-            (table(&page))
+            (zone.note(zone.last_days(visitor.now, DAYS)))
+            (table(&page, zone, visitor.zone.named()))
         }
         (more_named(HttpPath::ConsoleAccounts, &visitor.query, &page.next_page_token, &links))
     };
@@ -59,12 +65,13 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
 }
 
 /// For the accounts of a customer, if one may be wanted. Ids of accounts can begin in the same way.
-fn of_customer(wanted: &str) -> Option<ListAccountsRequest> {
+fn of_customer(wanted: &str, zone: Zone) -> Option<ListAccountsRequest> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let is_customer = wanted.starts_with(CUSTOMER) && wanted.bytes().all(is_part);
     is_customer.then(|| ListAccountsRequest {
         page_size: ROWS,
         include_usage: true,
+        time_zone: zone.wire_name(),
         stripe_customer: wanted.to_owned(),
         ..ListAccountsRequest::default()
     })
@@ -78,6 +85,7 @@ fn json_of(request: &ListAccountsRequest) -> String {
         "includeCounted": request.include_counted,
         "includeUsage": request.include_usage,
         "accountPrefix": request.account_prefix,
+        "timeZone": request.time_zone,
     });
     json_url("AccountService/ListAccounts", &json)
 }
@@ -93,7 +101,7 @@ fn add(page: &mut ListAccountsResponse, accounts: Vec<Account>) {
 }
 
 /// The accounts whose ids begin with what is wanted.
-fn request(wanted: &str, token: &str) -> ListAccountsRequest {
+fn request(wanted: &str, token: &str, zone: Zone) -> ListAccountsRequest {
     ListAccountsRequest {
         page_size: ROWS,
         page_token: token.to_owned(),
@@ -101,11 +109,12 @@ fn request(wanted: &str, token: &str) -> ListAccountsRequest {
         include_counted: true,
         include_usage: true,
         account_prefix: wanted.to_owned(),
+        time_zone: zone.wire_name(),
     }
 }
 
 /// Both lists of a page, by id.
-fn table(page: &ListAccountsResponse) -> Markup {
+fn table(page: &ListAccountsResponse, zone: Zone, named: &str) -> Markup {
     let linked = page.accounts.iter();
     let linked = linked.map(|account| (account.account_id.as_str(), Some(account)));
     let counted = page.counted.iter().map(|id| (id.as_str(), None));
@@ -114,7 +123,7 @@ fn table(page: &ListAccountsResponse) -> Markup {
     html! {
         div .scroll tabindex="0" role="region" aria-label="Accounts" {
             table {
-                caption { "Accounts by id, with the usage of the present period to date, of the last one, and of the last 30 days in UTC" }
+                caption { "Accounts by id, with the usage of the present period to date, of the last one, and of the last " (DAYS) " days in " (zone.name()) }
                 thead {
                     tr {
                         th scope="col" { "Account" }
@@ -129,7 +138,7 @@ fn table(page: &ListAccountsResponse) -> Markup {
                         th scope="col" { "Since" }
                     }
                 }
-                tbody { @for (id, account) in accounts { (row(id, account, &usage_of(page, id))) } }
+                tbody { @for (id, account) in accounts { (row((id, named), account, &usage_of(page, id))) } }
             }
         }
     }
@@ -199,7 +208,7 @@ fn last(usage: &RecentUsage) -> Result<i64, &'static str> {
     usage.previous_quantity.ok_or(why)
 }
 
-fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
+fn row((id, named): (&str, &str), account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
     let customer = account.and_then(|account| match &account.billing {
         Some(Billing::Stripe(stripe)) => Some(stripe.customer.as_str()),
         _ => None,
@@ -212,7 +221,7 @@ fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
     let synced = account.and_then(|account| account.subscription.as_ref());
     html! {
         tr {
-            th scope="row" { (account_link(id)) }
+            th scope="row" { (account_link_in(id, named)) }
             td { (billing) }
             td { (foreign(customer.unwrap_or_default())) }
             td { (foreign(synced.map_or("", |synced| &synced.subscription))) }

@@ -1,15 +1,17 @@
-//! The cookie of a session.
+//! The cookie of a session, and that of a time zone.
 //!
-//! It is sent with links of other sites (`SameSite=Lax`), because addresses are shared. What else of another site has it is
+//! That of a session is sent with links of other sites (`SameSite=Lax`), because addresses are shared. What else of another site has it is
 //! refused by `origin`.
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header, request::Parts, uri::Authority};
+use chrono_tz::Tz;
 
 use super::Place;
 use crate::{
     domain::{
         SECOND_MS,
         console_session::{SESSION_MS, SessionSecret},
+        period::parse_zone,
     },
     http::host_name,
 };
@@ -18,33 +20,62 @@ use crate::{
 const SECURE: &str = "__Host-usage_console";
 /// And where it does not, before the port.
 const PLAIN: &str = "usage_console";
+/// The names of the cookie of a time zone.
+const SECURE_ZONE: &str = "__Host-usage_console_zone";
+const PLAIN_ZONE: &str = "usage_console_zone";
+/// No name of a zone is longer.
+const MAX_ZONE_BYTES: usize = 64;
+/// For how long a zone is kept: a year.
+const ZONE_SECS: i64 = 365 * 24 * 3_600;
 
-/// The name of the cookie where the browser does not speak TLS. Browsers send cookies of a host to each of its ports, so the
-/// name has the port that the browser asks: two servers on one host keep their sessions apart.
-fn plain_name(uri: &Uri, headers: &HeaderMap) -> String {
+/// The name of a cookie where the browser does not speak TLS. Browsers send cookies of a host to each of its ports, so the
+/// name has the port that the browser asks: two servers on one host keep what is theirs apart.
+fn plain_name(name: &str, uri: &Uri, headers: &HeaderMap) -> String {
     let host = host_name(uri, headers).and_then(|host| host.parse::<Authority>().ok());
     let port = host.and_then(|host| host.port_u16());
-    port.map_or_else(|| PLAIN.to_owned(), |port| format!("{PLAIN}_{port}"))
+    port.map_or_else(|| name.to_owned(), |port| format!("{name}_{port}"))
 }
 
 /// The session that a request presents. Over TLS only the cookie that no other host can set counts; behind a proxy it comes
 /// first.
 pub(super) fn read(uri: &Uri, headers: &HeaderMap, place: Place) -> Option<SessionSecret> {
-    let find = |name: &str| {
-        let lines = headers.get_all(header::COOKIE).iter();
-        let texts = lines.filter_map(|line| line.to_str().ok());
-        let mut pairs = texts.flat_map(|line| line.split(';'));
-        pairs.find_map(|pair| {
-            let (found, value) = pair.trim().split_once('=')?;
-            (found == name).then(|| value.to_owned())
-        })
-    };
-    let plain = || {
-        let name = (!place.is_tls).then(|| plain_name(uri, headers));
-        name.and_then(|name| find(&name))
-    };
-    let value = find(SECURE).or_else(plain)?;
+    let value = find((uri, headers), place, SECURE, PLAIN)?;
     SessionSecret::parse(&value)
+}
+
+/// The time zone that was chosen; none if the cookie has none that there is.
+pub(super) fn read_zone(uri: &Uri, headers: &HeaderMap, place: Place) -> Option<Tz> {
+    let value = find((uri, headers), place, SECURE_ZONE, PLAIN_ZONE)?;
+    let is_name = !value.is_empty() && value.len() <= MAX_ZONE_BYTES;
+    is_name.then(|| parse_zone(&value).ok()).flatten()
+}
+
+/// Whether the browser has a session that it sends over TLS only.
+pub(super) fn has_secure(headers: &HeaderMap) -> bool {
+    value_of(headers, SECURE).is_some()
+}
+
+fn find(
+    (uri, headers): (&Uri, &HeaderMap),
+    place: Place,
+    secure: &str,
+    plain: &str,
+) -> Option<String> {
+    let of_plain = || {
+        let name = (!place.is_tls).then(|| plain_name(plain, uri, headers));
+        name.and_then(|name| value_of(headers, &name))
+    };
+    value_of(headers, secure).or_else(of_plain)
+}
+
+fn value_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let texts = lines.filter_map(|line| line.to_str().ok());
+    let mut pairs = texts.flat_map(|line| line.split(';'));
+    pairs.find_map(|pair| {
+        let (found, value) = pair.trim().split_once('=')?;
+        (found == name).then(|| value.to_owned())
+    })
 }
 
 /// Gives the browser that sent a request the session. `is_secure` says whether it speaks TLS.
@@ -58,11 +89,24 @@ pub(super) fn clear(head: &Parts, is_secure: bool) -> Option<HeaderValue> {
     written("", head, is_secure, 0)
 }
 
+/// Keeps a time zone. No link of another site sends it: an address names its zone itself.
+pub(super) fn set_zone(zone: Tz, head: &Parts, is_secure: bool) -> Option<HeaderValue> {
+    let (name, secure) = if is_secure {
+        (SECURE_ZONE.to_owned(), "; Secure")
+    } else {
+        (plain_name(PLAIN_ZONE, &head.uri, &head.headers), "")
+    };
+    let zone = zone.name();
+    let text =
+        format!("{name}={zone}; Path=/; HttpOnly; SameSite=Strict; Max-Age={ZONE_SECS}{secure}");
+    HeaderValue::try_from(text).ok()
+}
+
 fn written(value: &str, head: &Parts, is_secure: bool, max_age: i64) -> Option<HeaderValue> {
     let (name, secure) = if is_secure {
         (SECURE.to_owned(), "; Secure")
     } else {
-        (plain_name(&head.uri, &head.headers), "")
+        (plain_name(PLAIN, &head.uri, &head.headers), "")
     };
     let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age}{secure}");
     let mut value = HeaderValue::try_from(text).ok()?;
@@ -150,6 +194,35 @@ mod tests {
                 assert_eq!(text.starts_with("usage_console_8080="), !is_secure);
                 assert_eq!(text.ends_with("; Secure"), is_secure);
             }
+        }
+    }
+
+    #[test]
+    fn a_zone_is_kept_from_scripts_and_other_sites_and_is_read_again() {
+        let head = http::Request::builder().header(header::HOST, "localhost:8080");
+        let head = head.body(()).unwrap().into_parts().0;
+        let uri = Uri::from_static("/");
+        for zone in chrono_tz::TZ_VARIANTS {
+            for is_secure in [false, true] {
+                let value = set_zone(zone, &head, is_secure).unwrap();
+                let text = value.to_str().unwrap();
+                for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/;", "; Max-Age="] {
+                    assert!(text.contains(part), "{text}");
+                }
+                assert_eq!(text.starts_with("__Host-"), is_secure);
+                assert_eq!(text.starts_with("usage_console_zone_8080="), !is_secure);
+                assert_eq!(text.ends_with("; Secure"), is_secure);
+                let pair = text.split(';').next().unwrap();
+                let read = |host| read_zone(&uri, &headers(host, &[pair]), place(is_secure));
+                assert_eq!(read("localhost:8080"), Some(zone));
+                assert_eq!(read("localhost:8081"), is_secure.then_some(zone));
+            }
+        }
+        let plain = headers("host", &["usage_console_zone=Europe/Vienna"]);
+        assert_eq!(read_zone(&uri, &plain, place(true)), None);
+        for wrong in ["", "Mars", &"x".repeat(65), "Europe/Vienna\"", "../etc"] {
+            let wrong = headers("host", &[&format!("usage_console_zone={wrong}")]);
+            assert_eq!(read_zone(&uri, &wrong, place(false)), None);
         }
     }
 }

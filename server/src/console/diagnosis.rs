@@ -12,6 +12,7 @@ use super::{
     kept::{Ages, Found, Kept},
     layout::Page,
     visitor::Visitor,
+    zone::NAMED,
 };
 use crate::domain::http_paths::HttpPath;
 
@@ -51,12 +52,17 @@ impl Diagnosis {
     }
 }
 
+/// The address that shows a page again, in the same time zone.
+pub(super) fn again(visitor: &Visitor, path: HttpPath) -> String {
+    url(path, &[(NAMED, visitor.zone.named())])
+}
+
 /// In the place of what is not found yet.
-pub(super) fn being_checked(path: HttpPath) -> Markup {
+pub(super) fn being_checked(again: &str) -> Markup {
     html! {
         p #being-checked .note role="status" {
             "This is being checked. "
-            a href=(url(path, &[])) { "Load this page again" }
+            a href=(again) { "Load this page again" }
             " in a moment."
         }
     }
@@ -73,14 +79,14 @@ pub(super) fn age(found: &Found<DoctorResponse>) -> Markup {
 }
 
 /// A page that loads itself again while there is nothing to show, or only what is old. A failure ends that.
-pub(super) fn refreshed(page: Page, path: HttpPath, found: &Diagnosed) -> Page {
+pub(super) fn refreshed(page: Page, again: &str, found: &Diagnosed) -> Page {
     let is_waiting = match found {
         Ok(Some(found)) => found.is_old,
         Ok(None) => true,
         Err(_) => false,
     };
     if is_waiting {
-        page.refreshed(REFRESH_SECS, &url(path, &[]))
+        page.refreshed(REFRESH_SECS, again)
     } else {
         page
     }
@@ -114,7 +120,7 @@ mod tests {
     fn a_page_loads_itself_again_until_it_has_something_young_or_fails() {
         let is_refreshed = |found: Diagnosed| {
             let page = Page::new("Overview", html! {});
-            refreshed(page, HttpPath::ConsoleOverview, &found).is_refreshed()
+            refreshed(page, "/", &found).is_refreshed()
         };
         assert!(is_refreshed(Ok(None)));
         assert!(is_refreshed(Ok(Some(found(3_600)))));

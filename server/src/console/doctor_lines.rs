@@ -1,7 +1,10 @@
 //! The findings of `doctor` as a list.
 
 use maud::{Markup, html};
+use serde_json::json;
 use usage_proto::v1::{DoctorFinding, DoctorSeverity};
+
+use super::html::json_url;
 
 /// The findings, in their order.
 pub(super) fn list<'a>(findings: impl Iterator<Item = &'a DoctorFinding>) -> Markup {
@@ -24,6 +27,11 @@ fn line(finding: &DoctorFinding) -> Markup {
             p { "What to do: " bdi { (finding.advice) } }
         }
     }
+}
+
+/// The address of the findings of this moment as JSON.
+pub(super) fn json() -> String {
+    json_url("OperationsService/Doctor", &json!({}))
 }
 
 /// Whether something is to be done about a finding.

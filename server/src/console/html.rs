@@ -1,6 +1,6 @@
 //! Small parts of pages: times, quantities, ids, links.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use chrono_tz::Tz;
 use maud::{Markup, html};
 use prost_types::Timestamp;
@@ -10,6 +10,7 @@ use super::{
     calls::Failure,
     layout,
     query::{Query, query_of},
+    zone::NAMED,
 };
 use crate::domain::{http_paths::HttpPath, report::State};
 use usage_proto::v1::{Period, UsageReportState};
@@ -30,11 +31,18 @@ pub(super) fn utc(at: Timestamp) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)
 }
 
-/// The start of a period in a zone.
+/// The hour, day or month of a period in a zone. A day or month may begin with the slot around its midnight, so it is that of
+/// its last second.
 pub(super) fn period_label(period: Option<Period>, zone: Tz, format: &str) -> String {
-    let start = period.and_then(|period| period.start).and_then(utc);
-    start.map_or_else(String::new, |start| {
-        start.with_timezone(&zone).format(format).to_string()
+    let period = period.unwrap_or_default();
+    let at = if format.contains("%H") {
+        period.start.and_then(utc)
+    } else {
+        let end = period.end.and_then(utc);
+        end.and_then(|end| end.checked_sub_signed(TimeDelta::seconds(1)))
+    };
+    at.map_or_else(String::new, |at| {
+        at.with_timezone(&zone).format(format).to_string()
     })
 }
 
@@ -83,6 +91,12 @@ fn account_url(id: &str) -> String {
 
 pub(super) fn account_link(id: &str) -> Markup {
     html! { a href=(account_url(id)) { bdi .id { (id) } } }
+}
+
+/// The same to the page in the zone that this one names, if it does.
+pub(super) fn account_link_in(id: &str, zone: &str) -> Markup {
+    let pairs = [("id", id), (NAMED, zone)];
+    html! { a href=(url(HttpPath::ConsoleAccount, &pairs)) { bdi .id { (id) } } }
 }
 
 /// A value of an enum as people read it: `USAGE_REPORT_STATE_TOO_LATE` is `too late`.
@@ -195,6 +209,30 @@ pub(super) fn choice(query: &Query, name: &str, label: &str, values: &[(&str, St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_day_that_begins_with_a_slot_has_its_own_name() {
+        let period = |start, end| {
+            let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+            let (start, end) = (at(start), at(end));
+            Some(Period { start, end })
+        };
+        // From 2026-03-28T18:00Z on, half an hour before the 29th in India.
+        let day = period(1_774_720_800, 1_774_807_200);
+        assert_eq!(
+            period_label(day, Tz::Asia__Kolkata, "%Y-%m-%d"),
+            "2026-03-29"
+        );
+        let hour = period(1_774_720_800, 1_774_724_400);
+        let label = period_label(hour, Tz::Asia__Kolkata, "%Y-%m-%d %H:%M");
+        assert_eq!(label, "2026-03-28 23:30");
+        // The clocks of Vienna changed on this day.
+        let day = period(1_774_738_800, 1_774_821_600);
+        assert_eq!(
+            period_label(day, Tz::Europe__Vienna, "%Y-%m-%d"),
+            "2026-03-29"
+        );
+    }
 
     #[test]
     fn thousands_are_apart() {

@@ -6,7 +6,13 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{calls::Failure, style, visitor::Visitor};
+use super::{
+    calls::Failure,
+    html::url,
+    style,
+    visitor::Visitor,
+    zone::{self, NAMED},
+};
 use crate::domain::{
     access::{CallerKind, Requirement, Role},
     http_paths::HttpPath,
@@ -131,7 +137,10 @@ fn framed(
                     }
                 }
                 main #main tabindex="-1" { (content) }
-                footer { p { "usage-server " (env!("CARGO_PKG_VERSION")) ". Times are UTC unless a page says otherwise." } }
+                footer {
+                    @if let Some(visitor) = visitor { (zone::form(visitor)) }
+                    p { "usage-server " (env!("CARGO_PKG_VERSION")) ". Times are UTC unless a page says otherwise." }
+                }
             }
         }
     };
@@ -168,7 +177,7 @@ fn navigation(visitor: &Visitor, path: Option<HttpPath>) -> Markup {
             ul {
                 @for (page, name) in NAVIGATION.into_iter().filter(|(page, _)| is_shown(*page)) {
                     li {
-                        a href=(page.name()) aria-current=[current(page)] { (name) }
+                        a href=(url(page, &[(NAMED, visitor.zone.named())])) aria-current=[current(page)] { (name) }
                     }
                 }
             }

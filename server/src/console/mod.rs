@@ -43,6 +43,7 @@ mod time_line;
 mod usage;
 mod verification;
 mod visitor;
+mod zone;
 
 use std::sync::Arc;
 
@@ -54,8 +55,15 @@ use axum::{
 
 pub(crate) use self::calls::Stack;
 use self::{
-    address_rates::AddressRates, calls::Failure, diagnosis::Diagnosis, layout::Page,
-    recent_usage::RecentUsage, sessions::Sessions, visitor::Visitor,
+    address_rates::AddressRates,
+    calls::{Calls, Failure},
+    diagnosis::Diagnosis,
+    layout::Page,
+    query::Query,
+    recent_usage::RecentUsage,
+    sessions::Sessions,
+    visitor::Visitor,
+    zone::Choice,
 };
 use crate::{
     authentication::{Authenticator, KnownCaller},
@@ -64,9 +72,11 @@ use crate::{
         access::{Caller, Requirement, Role},
         console_session::SessionSecret,
         http_paths::HttpPath,
+        window::Slots,
     },
     error::Error,
     log_limit::LogLimit,
+    request_context::RequestContext,
     serve::PageLimit,
     store::Store,
 };
@@ -117,6 +127,8 @@ pub(crate) struct Console {
     recent_usage: RecentUsage,
     /// Pages that are made or wait to be read.
     pages: PageLimit,
+    /// The slots that usage is kept in.
+    slots: Slots,
     /// Whether pages change something while no key is needed.
     writes_without_key: bool,
 }
@@ -128,6 +140,7 @@ impl Console {
         clock: Clock,
         authenticator: Authenticator,
         stack: Stack,
+        slots: Slots,
         writes_without_key: bool,
     ) -> Self {
         Self {
@@ -140,6 +153,7 @@ impl Console {
             diagnosis: Diagnosis::default(),
             recent_usage: RecentUsage::default(),
             pages: PageLimit::default(),
+            slots,
             writes_without_key,
         }
     }
@@ -212,7 +226,13 @@ impl Console {
         match self.identify(place, head).await {
             Ok(visitor) => {
                 let caller = Arc::clone(&visitor.caller);
-                let made = Box::pin(self.made(path, requirement, visitor));
+                let made = Box::pin(async {
+                    match zone::chosen(&visitor, place, head) {
+                        Some(Ok(answer)) => answer,
+                        Some(Err(failure)) => layout::failure(Some(&visitor), &failure),
+                        None => self.made(path, requirement, visitor).await,
+                    }
+                });
                 self.bounded(Some(&caller), head, made).await
             }
             Err(error) => {
@@ -297,7 +317,7 @@ impl Console {
             let address = visitor::address(&head.extensions);
             match self.sessions.caller(&secret, address).await {
                 Ok(caller) => {
-                    return Ok(self.visitor(caller, Some(secret), head));
+                    return Ok(self.visitor(caller, Some(secret), place, head));
                 }
                 // It has ended. The browser may have another right.
                 Err(Error::Unauthenticated) => {}
@@ -310,19 +330,34 @@ impl Console {
             .authenticator
             .authenticate(&head.headers, certificate)
             .await?;
-        Ok(self.visitor(caller, None, head))
+        Ok(self.visitor(caller, None, place, head))
     }
 
     fn visitor(
         &self,
         caller: Arc<Caller>,
         session: Option<SessionSecret>,
+        place: Place,
         head: &Parts,
     ) -> Visitor {
         let is_admin = Requirement::Role(Role::Admin).is_met_by(caller.role);
         let may_change = is_admin && (self.writes_without_key || !caller.is_anyone());
-        let now = self.clock.now();
-        Visitor::new(caller, session, head, self.stack.clone(), (now, may_change))
+        let query = Query::parse(head.uri.query().unwrap_or_default());
+        let zone = Choice::read(&query, head, place, self.slots);
+        let context = head.extensions.get::<RequestContext>();
+        let activity = visitor::activity(head);
+        let calls = Calls::new(self.stack.clone(), Arc::clone(&caller), activity, context);
+        Visitor {
+            caller,
+            session,
+            calls,
+            path: HttpPath::find(head.uri.path()),
+            query,
+            zone,
+            is_own_request: origin::is_own_request(&head.headers),
+            now: self.clock.now(),
+            may_change,
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn page(
     diagnosis: &Diagnosis,
     usage: &RecentUsage,
 ) -> Result<Page, Failure> {
-    let waiting = ListReportsRequest {
+    let undecided = ListReportsRequest {
         states: needs_decision().into_iter().map(Into::into).collect(),
         page_size: ROWS,
         ..ListReportsRequest::default()
@@ -47,13 +47,14 @@ pub(super) async fn page(
     };
     let (found, waiting, latest, usage) = tokio::join!(
         diagnosis.read(visitor),
-        visitor.calls.list_reports(waiting),
+        visitor.calls.list_reports(undecided.clone()),
         visitor.calls.list_runs(latest),
         usage.part(visitor),
     );
+    let again = diagnosis::again(visitor, HttpPath::ConsoleOverview);
     let content = html! {
         h1 { "Overview" }
-        (or_reason(&found, |found| findings(found.as_ref())))
+        (or_reason(&found, |found| findings(found.as_ref(), &again)))
         (usage)
         h2 { "Reports that need a decision" }
         (or_reason(&waiting, |page| html! {
@@ -61,9 +62,10 @@ pub(super) async fn page(
                 p .ok { "None." }
             } @else {
                 (reports::table(&page.reports, "The reports that wait for a decision"))
-                p .more {
-                    a href=(url(HttpPath::ConsoleReports, &[("state", "needs_decision")])) { "All that need a decision" }
-                }
+            }
+            p .more {
+                a href=(url(HttpPath::ConsoleReports, &[("state", "needs_decision")])) { "All that need a decision" }
+                a href=(parts::json_url("UsageService/ListReports", &reports::json_of(&undecided))) { "The same as JSON" }
             }
         }))
         h2 { "Latest runs" }
@@ -80,18 +82,15 @@ pub(super) async fn page(
         }))
     };
     let page = Page::new("Overview", content);
-    Ok(diagnosis::refreshed(
-        page,
-        HttpPath::ConsoleOverview,
-        &found,
-    ))
+    Ok(diagnosis::refreshed(page, &again, &found))
 }
 
-fn findings(found: Option<&Found<DoctorResponse>>) -> Markup {
+fn findings(found: Option<&Found<DoctorResponse>>, again: &str) -> Markup {
     let Some(found) = found else {
         return html! {
             h2 { "What needs attention" }
-            (diagnosis::being_checked(HttpPath::ConsoleOverview))
+            (diagnosis::being_checked(again))
+            p .more { a href=(doctor_lines::json()) { "Check now, as JSON" } }
         };
     };
     let age = diagnosis::age(found);
@@ -115,6 +114,9 @@ fn findings(found: Option<&Found<DoctorResponse>>) -> Markup {
         h2 { "State" }
         (doctor_lines::list(fine))
         p .faint { (age) }
-        p .more { a href=(HttpPath::ConsoleSetUp.name()) { "All checks and settings" } }
+        p .more {
+            a href=(HttpPath::ConsoleSetUp.name()) { "All checks and settings" }
+            a href=(doctor_lines::json()) { "Check now, as JSON" }
+        }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, TimeZone as _, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use prost_types::Timestamp;
 use url::form_urlencoded;
 
 use super::calls::Failure;
-use crate::domain::violation::quoted;
+use crate::domain::{Millis, period::day_start, violation::quoted};
 
 #[derive(Default)]
 pub(super) struct Query(Vec<(String, String)>);
@@ -51,12 +51,28 @@ impl Query {
     /// # Errors
     /// It is another text.
     pub(super) fn time(&self, name: &str, zone: Tz) -> Result<Option<Timestamp>, Failure> {
+        self.time_by(name, |date| day_start(date, zone))
+    }
+
+    /// The same, with the first moment of a day by another rule.
+    ///
+    /// # Errors
+    /// It is another text.
+    pub(super) fn time_by(
+        &self,
+        name: &str,
+        day_start: impl Fn(NaiveDate) -> Option<Millis>,
+    ) -> Result<Option<Timestamp>, Failure> {
         let text = self.get(name);
         if text.is_empty() {
             return Ok(None);
         }
         let time = DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc));
-        let time = time.ok().or_else(|| day_start(text, zone));
+        let of_day = || {
+            let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+            DateTime::from_timestamp_millis(day_start(day)?)
+        };
+        let time = time.ok().or_else(of_day);
         let time = time.ok_or_else(|| {
             Failure::invalid(format!(
                 "{name} is {}; it must be a day such as 2026-03-10, or a time such as 2026-03-10T12:00:00Z",
@@ -76,23 +92,6 @@ impl Query {
         let kept = kept.map(|(name, value)| (name.as_str(), value.as_str()));
         query_of(kept.chain(others.iter().copied()))
     }
-}
-
-fn day_start(text: &str, zone: Tz) -> Option<DateTime<Utc>> {
-    let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-    let local = day.and_time(NaiveTime::MIN);
-    let start = zone.from_local_datetime(&local).earliest();
-    start.map(|start| start.with_timezone(&Utc))
-}
-
-/// The first second of a day in a zone: of that of a time, or of so many days before.
-pub(super) fn day_of(secs: i64, zone: Tz, days_before: i64) -> Option<i64> {
-    let local = DateTime::from_timestamp(secs, 0)?.with_timezone(&zone);
-    let day = local
-        .date_naive()
-        .checked_sub_signed(TimeDelta::try_days(days_before)?)?;
-    let start = zone.from_local_datetime(&day.and_time(NaiveTime::MIN));
-    Some(start.earliest()?.timestamp())
 }
 
 /// Parameters as a query, without the empty ones.
@@ -123,18 +122,6 @@ mod tests {
         assert_eq!(seconds("d", Tz::UTC).unwrap(), None);
         let failure = seconds("c", Tz::UTC).unwrap_err();
         assert!(failure.message.contains("c is \"tomorrow\""), "{failure:?}");
-    }
-
-    #[test]
-    fn days_begin_in_the_zone() {
-        // 2026-03-29T22:30Z, the day on which the clocks of Vienna changed.
-        let now = 1_774_823_400;
-        assert_eq!(day_of(now, Tz::UTC, 0), Some(1_774_742_400));
-        assert_eq!(day_of(now, Tz::UTC, 29), Some(1_774_742_400 - 29 * 86_400));
-        // There it is the 30th.
-        assert_eq!(day_of(now, Tz::Europe__Vienna, 0), Some(1_774_821_600));
-        let before = 1_774_821_600 - 23 * 3_600;
-        assert_eq!(day_of(now, Tz::Europe__Vienna, 1), Some(before));
     }
 
     #[test]

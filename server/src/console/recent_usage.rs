@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use chrono_tz::Tz;
 use maud::{Markup, html};
-use prost_types::Timestamp;
-use usage_proto::v1::{GetSummaryRequest, GetSummaryResponse, Granularity, Period, SummaryPoint};
+use moka::{policy::EvictionPolicy, sync::Cache};
+use usage_proto::v1::{GetSummaryRequest, GetSummaryResponse, Granularity, SummaryPoint};
 
 use super::{
     calls::Failure,
@@ -14,11 +13,12 @@ use super::{
     kept::{Ages, Found, Kept},
     state_sums,
     visitor::Visitor,
+    zone::{NAMED, Zone},
 };
-use crate::domain::{DAY_MS, Millis, http_paths::HttpPath};
+use crate::domain::{Millis, http_paths::HttpPath};
 
 /// The days that are shown, with the current one.
-const DAYS: Millis = 30;
+const DAYS: u32 = 30;
 /// The meters with a chart. All are in the table.
 const MAX_CHARTS: usize = 4;
 const AGES: Ages = Ages {
@@ -27,11 +27,18 @@ const AGES: Ages = Ages {
     wait: Duration::from_millis(50),
 };
 
-pub(super) struct RecentUsage(Kept<GetSummaryResponse>);
+/// The zones whose days are kept, those that were last looked at.
+const ZONES: u64 = 8;
+
+/// By the name of the zone.
+pub(super) struct RecentUsage(Cache<&'static str, Kept<GetSummaryResponse>>);
 
 impl Default for RecentUsage {
     fn default() -> Self {
-        Self(Kept::new(AGES))
+        // One that is looked at now comes before others.
+        let kept = Cache::builder().eviction_policy(EvictionPolicy::lru());
+        let kept = kept.max_capacity(ZONES);
+        Self(kept.time_to_idle(AGES.shown).build())
     }
 }
 
@@ -43,13 +50,15 @@ impl RecentUsage {
             h2 { "Usage" }
             (or_reason(&found, |found| html! {
                 @match found {
-                    Some(found) => (shown(found)),
+                    Some(found) => (shown(found, visitor)),
                     None => p .note { "The usage of all accounts is being read. Load this page again in a moment." },
                 }
             }))
             p .more {
-                a href=(url(HttpPath::ConsoleUsage, &[])) { "Usage of all accounts" }
-                a href=(super::usage::json_of(&request(visitor.now))) { "Read it now, as JSON" }
+                a href=(url(HttpPath::ConsoleUsage, &[(NAMED, visitor.zone.named())])) { "Usage of all accounts" }
+                @if let Ok(zone) = visitor.zone.zone() {
+                    a href=(super::usage::json_of(&request(visitor.now, zone))) { "Read it now, as JSON" }
+                }
             }
         }
     }
@@ -63,45 +72,44 @@ impl RecentUsage {
         visitor: &Visitor,
     ) -> Result<Option<Found<GetSummaryResponse>>, Failure> {
         let calls = visitor.calls.clone();
-        let request = request(visitor.now);
+        let zone = visitor.zone.zone()?;
+        let request = request(visitor.now, zone);
         let asking = async move { calls.get_summary(request).await };
         // As the call itself checks it; another key sees nothing that was read for this one.
         if visitor.caller.check_everything().is_err() {
             asking.await?;
             return Ok(None);
         }
-        self.0.get(asking).await
+        let kept = self.0.get_with(zone.name(), || Kept::new(AGES));
+        kept.get(asking).await
     }
 }
 
-/// The current day in UTC, and those before it.
-pub(super) fn request(now: Millis) -> GetSummaryRequest {
-    let today = now.div_euclid(DAY_MS);
-    let first = today.saturating_sub(DAYS.saturating_sub(1));
-    let start_of = |day: i64| {
-        Some(Timestamp {
-            seconds: day.saturating_mul(86_400),
-            nanos: 0,
-        })
-    };
+/// The current day in the zone, and those before it.
+pub(super) fn request(now: Millis, zone: Zone) -> GetSummaryRequest {
     GetSummaryRequest {
-        period: Some(Period {
-            start: start_of(first),
-            end: start_of(today.saturating_add(1)),
-        }),
+        period: Some(zone.last_days(now, DAYS)),
         granularity: Granularity::Day.into(),
+        time_zone: zone.wire_name(),
+        round_outward: true,
         top_accounts: super::usage::TOP,
         ..GetSummaryRequest::default()
     }
 }
 
-fn shown(found: &Found<GetSummaryResponse>) -> Markup {
+fn shown(found: &Found<GetSummaryResponse>, visitor: &Visitor) -> Markup {
+    let Ok(zone) = visitor.zone.zone() else {
+        return html! {};
+    };
+    let named = visitor.zone.named();
     let summary = &found.answer;
-    let label = |point: &SummaryPoint| period_label(point.period, Tz::UTC, "%Y-%m-%d");
+    let label = |point: &SummaryPoint| period_label(point.period, zone.tz(), "%Y-%m-%d");
     let used = summary.meters.iter().filter(|meter| meter.accounts > 0);
     html! {
-        p { "The last " (DAYS) " days in UTC, as of " (super::html::time(summary.as_of)) ", " (found.age.as_secs()) " s ago." }
-        (state_sums::table(&summary.meters, |meter| Some(url(HttpPath::ConsoleUsage, &[("meter", &meter.meter)]))))
+        p { "The last " (DAYS) " days in " bdi { (zone.name()) } ", as of " (super::html::time(summary.as_of)) ", " (found.age.as_secs()) " s ago." }
+        (zone.note(summary.period.unwrap_or_default()))
+        (state_sums::accounts(summary.accounts))
+        (state_sums::table(&summary.meters, |meter| Some(url(HttpPath::ConsoleUsage, &[("meter", &meter.meter), (NAMED, named)]))))
         @if summary.meters.iter().any(|meter| meter.accounts > 0) { (state_sums::legend()) }
         @for meter in used.take(MAX_CHARTS) {
             h3 { (foreign(&meter.meter)) }

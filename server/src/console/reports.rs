@@ -17,6 +17,12 @@ use super::{
 };
 use crate::domain::{http_paths::HttpPath, report::State, violation::quoted};
 
+const KIND: &str = "USAGE_REPORT_KIND_";
+const KINDS: [UsageReportKind; 3] = [
+    UsageReportKind::Usage,
+    UsageReportKind::Correction,
+    UsageReportKind::AlreadySent,
+];
 /// The choice of all states that wait for a decision.
 const NEEDS_DECISION: &str = "needs_decision";
 
@@ -54,12 +60,35 @@ fn request(query: &Query) -> Result<ListReportsRequest, Failure> {
         run_id: query.text("run"),
         page_size: ROWS,
         page_token: query.text("page"),
-        kind: UsageReportKind::Unspecified.into(),
+        kind: kind(query.get("kind"))?.into(),
         meter: query.text("meter"),
         stripe_customer: query.text("customer"),
         from: query.time("from", Tz::UTC)?,
         until: query.time("until", Tz::UTC)?,
+        decided_from: query.time("decided_from", Tz::UTC)?,
+        decided_until: query.time("decided_until", Tz::UTC)?,
     })
+}
+
+fn kind(wanted: &str) -> Result<UsageReportKind, Failure> {
+    if wanted.is_empty() {
+        return Ok(UsageReportKind::Unspecified);
+    }
+    let kind = KINDS.into_iter().find(|kind| name_of_kind(*kind) == wanted);
+    kind.ok_or_else(|| {
+        let known = KINDS.map(name_of_kind).join(", ");
+        Failure::invalid(format!(
+            "kind is {}; it must be one of {known}",
+            quoted(wanted)
+        ))
+    })
+}
+
+/// A kind as addresses have it, such as `correction`.
+pub(super) fn name_of_kind(kind: UsageReportKind) -> String {
+    let name = kind.as_str_name();
+    let name = name.strip_prefix(KIND).unwrap_or(name);
+    name.to_ascii_lowercase()
 }
 
 fn states(wanted: &str) -> Result<Vec<i32>, Failure> {
@@ -85,12 +114,15 @@ pub(super) fn json_of(request: &ListReportsRequest) -> Value {
         "accountId": request.account_id,
         "states": states.collect::<Vec<_>>(),
         "runId": request.run_id,
+        "kind": request.kind().as_str_name(),
         "pageSize": request.page_size,
         "pageToken": request.page_token,
         "meter": request.meter,
         "stripeCustomer": request.stripe_customer,
         "from": request.from.map(rfc3339),
         "until": request.until.map(rfc3339),
+        "decidedFrom": request.decided_from.map(rfc3339),
+        "decidedUntil": request.decided_until.map(rfc3339),
     })
 }
 
@@ -100,15 +132,21 @@ fn filters(query: &Query) -> Markup {
         (NEEDS_DECISION, "needs a decision".to_owned()),
     ];
     values.extend(State::ALL.map(|state| (state.name(), words(state.name(), ""))));
+    let names = KINDS.map(name_of_kind);
+    let mut kinds = vec![("", "any".to_owned())];
+    kinds.extend(names.iter().map(|name| (name.as_str(), words(name, ""))));
     html! {
         form .filters method="get" action=(HttpPath::ConsoleReports.name()) role="search" {
             (choice(query, "state", "State", &values))
+            (choice(query, "kind", "Kind", &kinds))
             (field(query, "account", "Account", ""))
             (field(query, "meter", "Meter", ""))
             (field(query, "customer", "Stripe customer", "cus_…"))
             (field(query, "run", "Run", ""))
             (field(query, "from", "Usage from", "2026-03-01"))
             (field(query, "until", "Usage before", "2026-04-01"))
+            (field(query, "decided_from", "Decided from", "2026-03-01"))
+            (field(query, "decided_until", "Decided before", "2026-04-01"))
             button type="submit" { "Show" }
         }
     }

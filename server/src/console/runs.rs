@@ -35,6 +35,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         states,
         page_size: ROWS,
         page_token: query.text("page"),
+        run_id: query.text("run"),
     };
     let json = json!({
         "from": request.from.map(rfc3339),
@@ -42,6 +43,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         "states": names,
         "pageSize": request.page_size,
         "pageToken": request.page_token,
+        "runId": request.run_id,
     });
     let page = visitor.calls.list_runs(request).await?;
     let mut values = vec![("", "any".to_owned())];
@@ -54,6 +56,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         (actions::runs_part(visitor))
         form .filters method="get" action=(HttpPath::ConsoleRuns.name()) role="search" {
             (choice(query, "state", "State", &values))
+            (field(query, "run", "Run", ""))
             (field(query, "from", "Begun from", "2026-03-01"))
             (field(query, "until", "Begun before", "2026-04-01"))
             button type="submit" { "Show" }

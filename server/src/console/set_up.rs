@@ -1,14 +1,13 @@
 //! `/set-up`: the lines of `doctor` as the running server sees them, with what to do and how old they are; and its settings.
 
 use maud::{Markup, html};
-use serde_json::json;
 use usage_proto::v1::ServerSetting;
 
 use super::{
     calls::Failure,
     diagnosis::{self, Diagnosis},
     doctor_lines,
-    html::{foreign, json_url},
+    html::foreign,
     layout::Page,
     visitor::Visitor,
 };
@@ -16,14 +15,15 @@ use crate::domain::http_paths::HttpPath;
 
 pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Page, Failure> {
     let json = html! {
-        p .more { a href=(json_url("OperationsService/Doctor", &json!({}))) { "Check now, as JSON" } }
+        p .more { a href=(doctor_lines::json()) { "Check now, as JSON" } }
     };
     let diagnosed = diagnosis.read(visitor).await;
-    let refreshed = |page| diagnosis::refreshed(page, HttpPath::ConsoleSetUp, &diagnosed);
+    let again = diagnosis::again(visitor, HttpPath::ConsoleSetUp);
+    let refreshed = |page| diagnosis::refreshed(page, &again, &diagnosed);
     let Some(found) = diagnosed.as_ref().map_err(Clone::clone)? else {
         let content = html! {
             h1 { "Set-up" }
-            (diagnosis::being_checked(HttpPath::ConsoleSetUp))
+            (diagnosis::being_checked(&again))
             (json)
         };
         return Ok(refreshed(Page::new("Set-up", content)));

@@ -102,6 +102,13 @@ pub(super) fn columns(
     points.iter().map(column).collect()
 }
 
+/// How many accounts there are, of all meters.
+pub(super) fn accounts(number: i64) -> Markup {
+    html! {
+        p { "Accounts with usage of any meter: " strong { (grouped(number)) } "." }
+    }
+}
+
 /// The sums of each meter, beside each other.
 pub(super) fn table(
     meters: &[MeterSummary],

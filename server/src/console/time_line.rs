@@ -3,7 +3,7 @@
 
 use maud::{Markup, html};
 use prost_types::Timestamp;
-use usage_proto::v1::{Account, AuditEntry, AuditOutcome, Period, UsageReport, account::Billing};
+use usage_proto::v1::{Account, AccountHistory, AuditEntry, AuditOutcome, Period, UsageReport};
 
 use super::{
     chart::Mark,
@@ -13,7 +13,9 @@ use super::{
 };
 
 /// The events that are shown, the latest ones.
-const MAX_EVENTS: usize = 50;
+const MAX_EVENTS: usize = 200;
+/// The corrections and decisions that are shown, the latest ones.
+const MAX_DECISIONS: usize = 200;
 
 /// Something that happened.
 pub(super) struct Event {
@@ -24,6 +26,8 @@ pub(super) struct Event {
     by: String,
     /// Where more of it is.
     link: Option<String>,
+    /// Whether it is a correction or a decision.
+    is_decision: bool,
 }
 
 impl Event {
@@ -34,6 +38,7 @@ impl Event {
             why: String::new(),
             by: String::new(),
             link: None,
+            is_decision: false,
         })
     }
 }
@@ -41,21 +46,23 @@ impl Event {
 /// What is known of an account, the latest first.
 pub(super) struct TimeLine(Vec<Event>);
 
+/// What is read of an account.
+pub(super) struct Sources<'a> {
+    pub(super) account: Option<&'a Account>,
+    pub(super) billing: Option<&'a AccountHistory>,
+    pub(super) corrections: &'a [UsageReport],
+    /// Reports with decisions.
+    pub(super) decided: &'a [UsageReport],
+    pub(super) entries: &'a [AuditEntry],
+}
+
 impl TimeLine {
-    pub(super) fn new(
-        account: Option<&Account>,
-        reports: &[UsageReport],
-        corrections: &[UsageReport],
-        entries: &[AuditEntry],
-    ) -> Self {
-        let mut events: Vec<Event> = account.into_iter().flat_map(of_account).collect();
-        events.extend(corrections.iter().filter_map(of_correction));
-        let ids: Vec<&str> = reports.iter().map(|report| report.id.as_str()).collect();
-        let others = corrections
-            .iter()
-            .filter(|report| !ids.contains(&report.id.as_str()));
-        events.extend(reports.iter().chain(others).flat_map(of_decisions));
-        events.extend(entries.iter().filter_map(of_entry));
+    pub(super) fn new(of: &Sources<'_>) -> Self {
+        let mut events: Vec<Event> = of.account.into_iter().flat_map(of_account).collect();
+        events.extend(of.billing.into_iter().flat_map(of_billing));
+        events.extend(of.corrections.iter().filter_map(of_correction));
+        events.extend(of.decided.iter().flat_map(of_decisions));
+        events.extend(of.entries.iter().filter_map(of_entry));
         events.sort_by_key(|event| std::cmp::Reverse((event.at.seconds, event.at.nanos)));
         Self(events)
     }
@@ -119,11 +126,7 @@ fn is_within(at: Timestamp, period: Period) -> bool {
 }
 
 fn of_account(account: &Account) -> Vec<Event> {
-    let billing = match &account.billing {
-        Some(Billing::Stripe(stripe)) => format!("billed to {} from here on", stripe.customer),
-        _ => "free from here on".to_owned(),
-    };
-    let mut events = vec![Event::new(account.valid_from, billing)];
+    let mut events = Vec::new();
     if let Some(synced) = &account.subscription {
         let ended = Event::new(synced.ended_at, "the subscription ended");
         let ends = Event::new(synced.cancel_at, "the subscription is to end");
@@ -142,6 +145,34 @@ fn of_account(account: &Account) -> Vec<Event> {
     events.into_iter().flatten().collect()
 }
 
+/// Each link and each change of the subscription.
+fn of_billing(history: &AccountHistory) -> Vec<Event> {
+    let links = history.links.iter().filter_map(|link| {
+        let what = if link.ended {
+            format!("nothing is billed to {} from here on", link.stripe_customer)
+        } else if link.stripe_customer.is_empty() {
+            "free from here on".to_owned()
+        } else {
+            format!("billed to {} from here on", link.stripe_customer)
+        };
+        Event::new(link.valid_from, what)
+    });
+    let changes = history.changes.iter().filter_map(|change| {
+        let kind = words(change.kind().as_str_name(), "SUBSCRIPTION_CHANGE_KIND_");
+        let state = words(change.state().as_str_name(), "SUBSCRIPTION_CHANGE_STATE_");
+        let mut what = format!("{kind} of {}: {state}", change.subscription);
+        if !change.prices.is_empty() {
+            what = format!("{what}, to {}", change.prices.join(", "));
+        }
+        Some(Event {
+            why: change.error.clone(),
+            by: change.requested_by.clone(),
+            ..Event::new(change.boundary, what)?
+        })
+    });
+    links.chain(changes).collect()
+}
+
 fn of_correction(report: &UsageReport) -> Option<Event> {
     let window = report.window.unwrap_or_default();
     let what = format!(
@@ -153,6 +184,7 @@ fn of_correction(report: &UsageReport) -> Option<Event> {
         why: report.note.clone(),
         by: report.entered_by.clone(),
         link: Some(report_url(report)),
+        is_decision: true,
         ..Event::new(window.start, what)?
     })
 }
@@ -169,6 +201,7 @@ fn of_decisions(report: &UsageReport) -> Vec<Event> {
             why: decision.reason.clone(),
             by: decision.requested_by.clone(),
             link: Some(report_url(report)),
+            is_decision: true,
             ..Event::new(decision.decided_at, what)?
         })
     });
@@ -187,21 +220,15 @@ fn of_entry(entry: &AuditEntry) -> Option<Event> {
     })
 }
 
-/// Corrections and decisions, whenever they were made.
-pub(super) fn corrections(corrections: &[UsageReport], reports: &[UsageReport]) -> Markup {
-    let entered = corrections.iter().filter_map(of_correction);
-    let ids: Vec<&str> = reports.iter().map(|report| report.id.as_str()).collect();
-    let others = corrections
-        .iter()
-        .filter(|report| !ids.contains(&report.id.as_str()));
-    let decided = reports.iter().chain(others).flat_map(of_decisions);
-    let mut events: Vec<Event> = entered.chain(decided).collect();
-    events.sort_by_key(|event| std::cmp::Reverse((event.at.seconds, event.at.nanos)));
+/// Corrections of the shown time, and decisions on its usage or in it.
+pub(super) fn corrections(of: &TimeLine) -> Markup {
+    let events = of.0.iter().filter(|event| event.is_decision);
+    let events: Vec<&Event> = events.take(MAX_DECISIONS).collect();
     html! {
-        @if events.is_empty() { p { "None of the newest reports." } } @else {
+        @if events.is_empty() { p { "None in this time." } } @else {
             div .scroll tabindex="0" role="region" aria-label="Corrections and decisions" {
                 table {
-                    caption { "The newest corrections, by the time that they correct, and decisions on the newest reports" }
+                    caption { "Corrections, by the time that they correct, and decisions on reports of the shown time or in it, the latest first" }
                     thead {
                         tr {
                             th scope="col" { "When" }
@@ -210,7 +237,7 @@ pub(super) fn corrections(corrections: &[UsageReport], reports: &[UsageReport]) 
                             th scope="col" { "By" }
                         }
                     }
-                    tbody { @for event in events.iter().take(MAX_EVENTS) { (row(event)) } }
+                    tbody { @for event in events { (row(event)) } }
                 }
             }
         }

@@ -1,6 +1,5 @@
 //! `/usage`: the usage of all accounts: units by meter over time, how far they have come, and the accounts with the most.
 
-use chrono_tz::Tz;
 use maud::{Markup, html};
 use prost_types::Timestamp;
 use serde_json::json;
@@ -10,11 +9,11 @@ use usage_proto::v1::{
 };
 
 use super::{
-    account::{step, steps_of, zone},
+    account::{step, steps_of},
     calls::Failure,
     chart::MAX_POINTS,
     html::{
-        ROWS, account_link, choice, field, foreign, grouped, json_url, more_named, or_reason,
+        ROWS, account_link_in, choice, field, foreign, grouped, json_url, more_named, or_reason,
         period_label, rfc3339, time, url,
     },
     layout::Page,
@@ -22,23 +21,25 @@ use super::{
     recent_usage::{self, RecentUsage},
     state_sums,
     visitor::Visitor,
+    zone::{self, NAMED, Zone},
 };
 use crate::domain::http_paths::HttpPath;
 
 /// The accounts with the most usage that are shown of each meter.
 pub(super) const TOP: i32 = 10;
-/// The time that is shown unless the address names another, in whole days before the current one.
-const DEFAULT_DAYS: i64 = 29;
+/// The days that are shown unless the address names another time, with the current one.
+const DEFAULT_DAYS: u32 = 30;
 
 /// What an address may choose. Without any, the page shows what is kept for the first page.
-const CHOICES: [&str; 7] = ["meter", "prefix", "by", "start", "end", "tz", "page"];
+const CHOICES: [&str; 6] = ["meter", "prefix", "by", "start", "end", "page"];
 
 pub(super) async fn page(visitor: &Visitor, recent: &RecentUsage) -> Result<Page, Failure> {
     let (query, calls) = (&visitor.query, &visitor.calls);
+    let zone = visitor.zone.zone()?;
     if CHOICES.iter().all(|name| query.get(name).is_empty()) {
-        return Ok(kept(visitor, recent).await);
+        return Ok(kept(visitor, zone, recent).await);
     }
-    let request = request(visitor)?;
+    let request = request(visitor, zone)?;
     let is_first = query.get("page").is_empty();
     let accounts = accounts_request(query, &request);
     let summary = async {
@@ -64,12 +65,12 @@ pub(super) async fn page(visitor: &Visitor, recent: &RecentUsage) -> Result<Page
     };
     let content = html! {
         h1 { "Usage of all accounts" }
-        (filters(query))
+        (filters(visitor))
         (or_reason(&summary, |summary| html! {
-            @if let Some(summary) = summary { (shown(summary, query)) }
+            @if let Some(summary) = summary { (shown(summary, visitor, zone)) }
         }))
         (or_reason(&accounts_page, |page| html! {
-            @if let (Some(page), Some(request)) = (page, &accounts) { (all_accounts(page, request, query)) }
+            @if let (Some(page), Some(request)) = (page, &accounts) { (all_accounts(page, request, visitor)) }
         }))
         p .more { a href=(json_of(&request)) { "The sums as JSON" } }
     };
@@ -77,29 +78,29 @@ pub(super) async fn page(visitor: &Visitor, recent: &RecentUsage) -> Result<Page
 }
 
 /// The usage of the last days as it was last read.
-async fn kept(visitor: &Visitor, recent: &RecentUsage) -> Page {
+async fn kept(visitor: &Visitor, zone: Zone, recent: &RecentUsage) -> Page {
     let found = recent.read(visitor).await;
     let content = html! {
         h1 { "Usage of all accounts" }
-        (filters(&visitor.query))
+        (filters(visitor))
         (or_reason(&found, |found| html! {
             @match found {
                 Some(found) => {
                     p { "Read " (found.age.as_secs()) " s ago. Choose steps, a time or a meter to read it anew, which takes seconds with many accounts." }
-                    (shown(&found.answer, &visitor.query))
+                    (shown(&found.answer, visitor, zone))
                 }
                 None => p .note { "The usage of all accounts is being read. Load this page again in a moment." },
             }
         }))
-        p .more { a href=(json_of(&recent_usage::request(visitor.now))) { "Read it now, as JSON" } }
+        p .more { a href=(json_of(&recent_usage::request(visitor.now, zone))) { "Read it now, as JSON" } }
     };
     Page::new("Usage of all accounts", content)
 }
 
-fn request(visitor: &Visitor) -> Result<GetSummaryRequest, Failure> {
+fn request(visitor: &Visitor, zone: Zone) -> Result<GetSummaryRequest, Failure> {
     let query = &visitor.query;
-    let (zone, (granularity, _)) = (zone(query)?, step(query)?);
-    let period = match (query.time("start", zone)?, query.time("end", zone)?) {
+    let (granularity, _) = step(query)?;
+    let period = match (zone.time(query, "start")?, zone.time(query, "end")?) {
         (None, None) => default_period(visitor.now, zone),
         (Some(start), Some(end)) => Period {
             start: Some(start),
@@ -111,21 +112,19 @@ fn request(visitor: &Visitor) -> Result<GetSummaryRequest, Failure> {
         meter: query.text("meter"),
         period: Some(period),
         granularity: granularity.into(),
-        time_zone: query.text("tz"),
+        time_zone: zone.wire_name(),
         round_outward: true,
         account_prefix: query.text("prefix"),
         top_accounts: TOP,
     })
 }
 
-/// The current day in the zone, and those before it.
-fn default_period(now: i64, zone: Tz) -> Period {
-    let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
-    let now_secs = now.div_euclid(1_000);
-    let first = super::query::day_of(now_secs, zone, DEFAULT_DAYS).unwrap_or(now_secs);
+/// The current day in the zone to now, and those before it.
+fn default_period(now: i64, zone: Zone) -> Period {
+    let seconds = now.div_euclid(1_000).saturating_add(1);
     Period {
-        start: at(first),
-        end: at(now_secs.saturating_add(1)),
+        end: Some(Timestamp { seconds, nanos: 0 }),
+        ..zone.last_days(now, DEFAULT_DAYS)
     }
 }
 
@@ -160,7 +159,8 @@ pub(super) fn json_of(request: &GetSummaryRequest) -> String {
     json_url("UsageService/GetSummary", &json)
 }
 
-fn filters(query: &Query) -> Markup {
+fn filters(visitor: &Visitor) -> Markup {
+    let query = &visitor.query;
     html! {
         form .filters method="get" action=(HttpPath::ConsoleUsage.name()) role="search" {
             (field(query, "meter", "Meter", "all"))
@@ -168,18 +168,19 @@ fn filters(query: &Query) -> Markup {
             (choice(query, "by", "Steps", &steps_of()))
             (field(query, "start", "From", "2026-03-01"))
             (field(query, "end", "Before", "2026-04-01"))
-            (field(query, "tz", "Time zone", "Europe/Vienna"))
+            (zone::hidden(visitor))
             button type="submit" { "Show" }
         }
     }
 }
 
-fn shown(summary: &GetSummaryResponse, query: &Query) -> Markup {
-    let (Ok(zone), Ok((_, format))) = (zone(query), step(query)) else {
+fn shown(summary: &GetSummaryResponse, visitor: &Visitor, zone: Zone) -> Markup {
+    let query = &visitor.query;
+    let Ok((_, format)) = step(query) else {
         return html! {};
     };
     let period = summary.period.unwrap_or_default();
-    let label = |point: &SummaryPoint| period_label(point.period, zone, format);
+    let label = |point: &SummaryPoint| period_label(point.period, zone.tz(), format);
     let mut room = MAX_POINTS;
     let of_meter = |meter: &MeterSummary| {
         let parameters = query.with(&[("meter", &meter.meter), ("page", "")]);
@@ -187,6 +188,8 @@ fn shown(summary: &GetSummaryResponse, query: &Query) -> Markup {
     };
     html! {
         p { "From " (time(period.start)) " to " (time(period.end)) " UTC, in steps of the time zone " bdi { (summary.time_zone) } ", as of " (time(summary.as_of)) "." }
+        (zone.note(period))
+        (state_sums::accounts(summary.accounts))
         (state_sums::table(&summary.meters, of_meter))
         (state_sums::legend())
         @for meter in &summary.meters {
@@ -201,7 +204,7 @@ fn shown(summary: &GetSummaryResponse, query: &Query) -> Markup {
                 }
                 @if query.get("meter").is_empty() {
                     h3 { "Accounts with the most" }
-                    (accounts(&meter.top_accounts, &meter.meter, summary.period))
+                    (accounts(&meter.top_accounts, &meter.meter, summary.period, visitor))
                     p .more { a href=(of_meter(meter).unwrap_or_default()) { "All accounts" } }
                 }
             }
@@ -216,7 +219,7 @@ fn takes(room: &mut usize, steps: usize) -> bool {
     left.is_some()
 }
 
-fn all_accounts(page: &ListUsageResponse, request: &ListUsageRequest, query: &Query) -> Markup {
+fn all_accounts(page: &ListUsageResponse, request: &ListUsageRequest, visitor: &Visitor) -> Markup {
     let json = json!({
         "meter": request.meter,
         "period": period_json(request.period),
@@ -229,14 +232,19 @@ fn all_accounts(page: &ListUsageResponse, request: &ListUsageRequest, query: &Qu
     html! {
         h2 { "Accounts with usage of " (foreign(&request.meter)) }
         @if page.usage.is_empty() { p { "There is none." } } @else {
-            (accounts(&page.usage, &request.meter, page.period))
+            (accounts(&page.usage, &request.meter, page.period, visitor))
         }
-        (more_named(HttpPath::ConsoleUsage, query, &page.next_page_token, &[(&json, "The accounts as JSON")]))
+        (more_named(HttpPath::ConsoleUsage, &visitor.query, &page.next_page_token, &[(&json, "The accounts as JSON")]))
     }
 }
 
 /// Accounts, each with a link to its usage of the same time.
-fn accounts(usage: &[AccountUsage], meter: &str, period: Option<Period>) -> Markup {
+fn accounts(
+    usage: &[AccountUsage],
+    meter: &str,
+    period: Option<Period>,
+    visitor: &Visitor,
+) -> Markup {
     let period = period.unwrap_or_default();
     let edge = |at: Option<Timestamp>| at.map(rfc3339).unwrap_or_default();
     let (start, end) = (edge(period.start), edge(period.end));
@@ -253,9 +261,9 @@ fn accounts(usage: &[AccountUsage], meter: &str, period: Option<Period>) -> Mark
                 }
                 tbody {
                     @for one in usage {
-                        @let pairs = [("id", one.account_id.as_str()), ("meter", meter), ("start", &start), ("end", &end)];
+                        @let pairs = [("id", one.account_id.as_str()), ("meter", meter), ("start", &start), ("end", &end), (NAMED, visitor.zone.named())];
                         tr {
-                            th scope="row" { (account_link(&one.account_id)) }
+                            th scope="row" { (account_link_in(&one.account_id, visitor.zone.named())) }
                             td .number { (grouped(one.quantity)) }
                             td { a href={ (url(HttpPath::ConsoleAccount, &pairs)) "#usage" } { "Show" } }
                         }

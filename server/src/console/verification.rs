@@ -65,9 +65,10 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
                     p { (diagnosis::age(found)) }
                     (doctor_lines::list(found.answer.findings.iter().filter(|finding| CHECKS.contains(&finding.check.as_str()))))
                 }
-                None => (diagnosis::being_checked(HttpPath::ConsoleVerification)),
+                None => (diagnosis::being_checked(&diagnosis::again(visitor, HttpPath::ConsoleVerification))),
             }
         }))
+        p .more { a href=(doctor_lines::json()) { "Check now, as JSON" } }
         h2 #uncharged { "Usage that waits for a decision" }
         (filters(query))
         (or_reason(&reports, |page| html! {

@@ -8,15 +8,10 @@ use std::{
 use axum::http::{Extensions, request::Parts};
 use prost_types::Timestamp;
 
-use super::{
-    calls::{Calls, Stack},
-    origin::is_own_request,
-    query::Query,
-};
+use super::{calls::Calls, query::Query, zone::Choice};
 use crate::{
     connections::Activity,
     domain::{Millis, access::Caller, console_session::SessionSecret, http_paths::HttpPath},
-    request_context::RequestContext,
 };
 
 /// Who looks at a page.
@@ -28,6 +23,8 @@ pub(super) struct Visitor {
     /// The page that is asked for.
     pub(super) path: Option<HttpPath>,
     pub(super) query: Query,
+    /// The time zone of charts and days.
+    pub(super) zone: Choice,
     /// Whether no page of another site asks.
     pub(super) is_own_request: bool,
     /// When it is asked for.
@@ -37,27 +34,6 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    pub(super) fn new(
-        caller: Arc<Caller>,
-        session: Option<SessionSecret>,
-        head: &Parts,
-        stack: Stack,
-        (now, may_change): (Millis, bool),
-    ) -> Self {
-        let context = head.extensions.get::<RequestContext>();
-        let calls = Calls::new(stack, Arc::clone(&caller), activity(head), context);
-        Self {
-            caller,
-            session,
-            calls,
-            path: HttpPath::find(head.uri.path()),
-            query: Query::parse(head.uri.query().unwrap_or_default()),
-            is_own_request: is_own_request(&head.headers),
-            now,
-            may_change,
-        }
-    }
-
     /// When the page is asked for.
     pub(super) fn timestamp(&self) -> Timestamp {
         Timestamp {

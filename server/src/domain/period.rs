@@ -59,7 +59,7 @@ pub fn parse_zone(name: &str) -> Result<Tz, Violation> {
 /// The first moment of a date in a zone.
 ///
 /// If clocks skip midnight, it is the first moment after the gap. If midnight occurs twice, it is the first of the two.
-fn day_start(date: NaiveDate, zone: Tz) -> Option<Millis> {
+pub fn day_start(date: NaiveDate, zone: Tz) -> Option<Millis> {
     // No zone has ever skipped more than a day.
     const GAP_STEPS: i64 = 24 * 4;
     let midnight = NaiveDateTime::new(date, NaiveTime::MIN);
@@ -89,6 +89,40 @@ pub fn month_around(at: Millis, zone: Tz) -> Option<Interval> {
         start: day_start(first, zone)?,
         end: day_start(first.checked_add_months(Months::new(1))?, zone)?,
     })
+}
+
+/// The calendar month, in a zone, of the slot that contains a time. If it begins or ends inside a slot, it begins or ends with
+/// that slot, so that months follow each other without a gap.
+pub fn month_of_slots(at: Millis, zone: Tz, slots: Slots) -> Option<Interval> {
+    let of = |at| {
+        let month = month_around(at, zone)?;
+        let in_slots = Interval {
+            start: slot_start(month.start, slots),
+            end: slot_start(month.end, slots),
+        };
+        Some((month, in_slots))
+    };
+    let (month, in_slots) = of(at)?;
+    if at < in_slots.end {
+        return Some(in_slots);
+    }
+    of(month.end).map(|(_, in_slots)| in_slots)
+}
+
+/// The first moments of so many days of a zone, up to that of the slot that contains a time, and the end of that day: one more
+/// than `days`, the oldest first. A day that begins inside a slot begins with it.
+pub fn last_days(at: Millis, zone: Tz, days: u32, slots: Slots) -> Option<Vec<Millis>> {
+    let start = |date: NaiveDate| day_start(date, zone).map(|start| slot_start(start, slots));
+    let mut today = local_date(at, zone)?;
+    if at >= start(today.checked_add_days(Days::new(1))?)? {
+        today = today.checked_add_days(Days::new(1))?;
+    }
+    let end = today.checked_add_days(Days::new(1))?;
+    let dates = (0..=days).rev().map(|before| {
+        let date = end.checked_sub_days(Days::new(before.into()))?;
+        start(date)
+    });
+    dates.collect()
 }
 
 /// Validates that usage of a requested period can be returned exactly: its edges are edges of slots or of billing
@@ -226,15 +260,17 @@ fn check_edge(
 /// Splits a period into points, oldest first and without gaps; TOTAL has none.
 ///
 /// The first point starts with the period, and the last one ends with it. `meters` is the number of series in the
-/// response.
+/// response. With `is_rounded`, a day or month that begins inside a slot begins with that slot, and the one before it ends
+/// there.
 ///
 /// # Errors
-/// There are too many points, or a midnight of the zone is inside a slot.
+/// There are too many points, or a midnight of the zone is inside a slot and is not to be rounded.
 pub fn split(
     period: Interval,
     granularity: Granularity,
     zone: Tz,
     slots: Slots,
+    is_rounded: bool,
     meters: usize,
 ) -> Result<Vec<Interval>, Violation> {
     let limit = MAX_POINTS.checked_div(meters.max(1)).unwrap_or(MAX_POINTS);
@@ -249,7 +285,7 @@ pub fn split(
             date.with_day(1)?.checked_add_months(Months::new(1))
         }),
     };
-    let Some(inner) = edges else {
+    let Some(mut inner) = edges else {
         return Err(Violation::new(
             Reason::TooManyPoints,
             "granularity",
@@ -259,8 +295,16 @@ pub fn split(
             ),
         ));
     };
+    if is_rounded {
+        inner = inner
+            .into_iter()
+            .map(|edge| slot_start(edge, slots))
+            .collect();
+        inner.retain(|edge| *edge > period.start);
+        inner.dedup();
+    }
     if let Some(edge) = inner.iter().find(|edge| !slots.is_edge(**edge)) {
-        let instead = "ask for hours or UTC";
+        let instead = "set round_outward, ask for hours or UTC";
         return Err(begins_inside_slot(zone, "day", *edge, slots, instead));
     }
     let starts = std::iter::once(period.start).chain(inner.iter().copied());
@@ -269,6 +313,11 @@ pub fn split(
         .zip(ends)
         .map(|(start, end)| Interval { start, end })
         .collect())
+}
+
+/// The start of the slot around a time, where a day or month begins that cannot begin inside it.
+pub fn slot_start(at: Millis, slots: Slots) -> Millis {
+    slots.around(at).start
 }
 
 /// The multiples of a width strictly inside a period; `None` if there are too many.

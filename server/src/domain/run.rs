@@ -113,6 +113,8 @@ pub struct RunFilter {
     pub until: Option<Millis>,
     /// Only runs that are this far; empty means all.
     pub states: Vec<Progress>,
+    /// Only this run.
+    pub id: Option<Uuid>,
 }
 
 #[cfg(test)]

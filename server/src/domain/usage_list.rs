@@ -209,7 +209,7 @@ mod tests {
         let slots = Slots::from_mins(60).unwrap();
         let width_in = |zone: &str| {
             let zone = parse_zone(zone).unwrap();
-            let points = split(period, Granularity::Month, zone, slots, 12).unwrap();
+            let points = split(period, Granularity::Month, zone, slots, false, 12).unwrap();
             width_of_parts(period, &points)
         };
         assert_eq!(check_parts(period, width_in("UTC"), 12), Ok(()));
@@ -242,7 +242,7 @@ mod tests {
                 Granularity::Total, Granularity::Slot, Granularity::Hour, Granularity::Day, Granularity::Month,
             ][granularity];
             let slots = Slots::from_mins(60).unwrap();
-            let points = split(period, granularity, parse_zone(zone).unwrap(), slots, 1).unwrap();
+            let points = split(period, granularity, parse_zone(zone).unwrap(), slots, false, 1).unwrap();
             let width = width_of_parts(period, &points);
             prop_assert_eq!(width % HOUR_MS, 0);
             for point in &points {

@@ -42,6 +42,7 @@ use crate::{
         access::Requirement,
         client_certificate::ClientCertificate,
         http_paths::{HttpPath, HttpSocket},
+        window::Slots,
     },
     error::Error,
     metrics::{self, Exporter},
@@ -93,10 +94,17 @@ pub(crate) struct Http {
 
 impl Http {
     /// The console, whose pages call these services.
-    pub(crate) fn console(&self, stack: Stack, writes_without_key: bool) -> Console {
+    pub(crate) fn console(&self, stack: Stack, slots: Slots, writes_without_key: bool) -> Console {
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let authenticator = self.authenticator.clone();
-        Console::new(store, clock, authenticator, stack, writes_without_key)
+        Console::new(
+            store,
+            clock,
+            authenticator,
+            stack,
+            slots,
+            writes_without_key,
+        )
     }
 }
 

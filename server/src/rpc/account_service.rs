@@ -15,7 +15,9 @@ use super::{
     audit_json,
     auditor::{Action, Auditor, Changed, why},
     page_token, recent_usage, to_its_end,
-    wire_account::{change, check_prices, parse_put, unbilled_usage, with_subscription},
+    wire_account::{
+        self, change, check_prices, parse_history, parse_put, unbilled_usage, with_subscription,
+    },
 };
 use crate::{
     clock::Clock,
@@ -26,6 +28,7 @@ use crate::{
         audit::Actor,
         billing_period::BillingPeriod,
         correction::check_requested_by,
+        period::parse_zone,
         subscription::SyncedSubscription,
         subscription_change::SubscriptionChange,
         usage_list::parse_prefix,
@@ -124,8 +127,10 @@ impl AccountRpc {
         if !request.include_usage {
             return Ok(Vec::new());
         }
+        let zone = parse_zone(&request.time_zone)?;
+        let calendar = recent_usage::Calendar::new(self.clock.now(), zone, self.slots);
         let of = (&self.store, &self.recent_usage);
-        recent_usage::read(of, accounts, counted, self.clock.now()).await
+        recent_usage::read(of, accounts, counted, calendar).await
     }
 
     async fn wire_by_id(&self, account_id: &AccountId) -> Result<v1::Account> {
@@ -250,11 +255,25 @@ impl AccountService for AccountRpc {
         request: Request<v1::GetAccountRequest>,
     ) -> std::result::Result<Response<v1::GetAccountResponse>, Status> {
         let caller = caller(&request)?;
-        let account_id = request.into_inner().account_id;
-        caller.check_account(&account_id).map_err(Error::from)?;
-        let account_id = AccountId::parse(&account_id).map_err(Error::from)?;
+        let request = request.into_inner();
+        caller
+            .check_account(&request.account_id)
+            .map_err(Error::from)?;
+        let account_id = AccountId::parse(&request.account_id).map_err(Error::from)?;
+        let period = request.history.as_ref();
+        let period = period.map(parse_history).transpose();
+        let period = period.map_err(Error::from)?;
+        let account = self.wire_by_id(&account_id).await?;
+        let history = match period {
+            Some(period) => {
+                let found = self.store.account_history(&account_id, period).await?;
+                Some(wire_account::history(found))
+            }
+            None => None,
+        };
         Ok(Response::new(v1::GetAccountResponse {
-            account: Some(self.wire_by_id(&account_id).await?),
+            account: Some(account),
+            history,
         }))
     }
 

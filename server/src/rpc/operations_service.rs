@@ -12,7 +12,7 @@ use crate::{
     domain::{
         Millis,
         run::{Progress, Run, RunFilter, Scope, Trigger},
-        violation::Violation,
+        violation::{Violation, quoted},
     },
     error::{Error, Result},
     shadow_comparison::ShadowComparison,
@@ -143,7 +143,22 @@ fn filter(request: &v1::ListRunsRequest) -> Result<RunFilter, Violation> {
         from: millis("from", &request.from)?,
         until: millis("until", &request.until)?,
         states,
+        id: run_id(&request.run_id)?,
     })
+}
+
+/// The run of a filter; none if empty.
+fn run_id(text: &str) -> Result<Option<Uuid>, Violation> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = Uuid::parse_str(text).map_err(|_| {
+        Violation::invalid(
+            "run_id",
+            format!("run_id is {}; it must be a UUID", quoted(text)),
+        )
+    })?;
+    Ok(Some(id))
 }
 
 fn progress(number: i32) -> Result<Progress, Violation> {

@@ -5,13 +5,18 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Datelike as _, Months, NaiveTime, Utc};
+use chrono_tz::Tz;
 use tokio::time::Instant;
 use usage_proto::v1;
 
 use super::wire;
 use crate::{
-    domain::{DAY_MS, Millis, account_id::AccountId, window::Interval},
+    domain::{
+        DAY_MS, Millis,
+        account_id::AccountId,
+        period::{last_days, month_of_slots},
+        window::{Interval, Slots},
+    },
     error::{Error, Result},
     read_turns::ReadTurns,
     store::{Store, recent_usage::DaySum},
@@ -24,13 +29,38 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// How far back usage is read: two of the longest months, and a week.
 const READ_MS: Millis = 70 * DAY_MS;
 /// The days that are summed one by one.
-const DAYS: Millis = 30;
+const DAYS: u32 = 30;
 
 /// The billing periods of an account, with their meters.
 type Periods = Vec<(String, Interval)>;
 
 /// The sums of each meter.
 type SumsByMeter = BTreeMap<String, Vec<DaySum>>;
+
+/// Now, and the days and months around it.
+pub(super) struct Calendar {
+    now: Millis,
+    /// The calendar month, and the one before it.
+    months: [Interval; 2],
+    /// The first moments of the last days, and the end of the current one.
+    days: Vec<Millis>,
+}
+
+impl Calendar {
+    pub(super) fn new(now: Millis, zone: Tz, slots: Slots) -> Self {
+        let none = Interval {
+            start: now,
+            end: now,
+        };
+        let month = |at| month_of_slots(at, zone, slots).unwrap_or(none);
+        let present = month(now);
+        Self {
+            now,
+            months: [present, month(present.start.saturating_sub(1))],
+            days: last_days(now, zone, DAYS, slots).unwrap_or_default(),
+        }
+    }
+}
 
 /// The usage of some accounts, of which some are linked. It waits for its turn.
 ///
@@ -40,7 +70,7 @@ pub(super) async fn read(
     (store, turns): (&Store, &ReadTurns),
     linked: &[v1::Account],
     counted: &[String],
-    now: Millis,
+    calendar: Calendar,
 ) -> Result<Vec<v1::RecentUsage>> {
     let linked = linked.iter();
     let linked = linked.map(|account| (account.account_id.clone(), periods_of(account)));
@@ -51,7 +81,7 @@ pub(super) async fn read(
     }
     let store = store.clone();
     turns
-        .read(async move { read_all(&store, all, now).await })
+        .read(async move { read_all(&store, all, &calendar).await })
         .await
 }
 
@@ -59,7 +89,7 @@ pub(super) async fn read(
 async fn read_all(
     store: &Store,
     all: BTreeMap<String, Periods>,
-    now: Millis,
+    calendar: &Calendar,
 ) -> Result<Vec<v1::RecentUsage>> {
     let begun = Instant::now();
     let mut found = Vec::new();
@@ -69,26 +99,30 @@ async fn read_all(
             return Err(Error::DeadlineExceeded);
         }
         let account = AccountId::parse(&id)?;
-        let edges = edges_of(&periods, now);
-        let read = store.usage_by_day(&account, time_to_read(now), &edges);
+        let edges = edges_of(&periods, calendar);
+        let read = store.usage_by_day(&account, time_to_read(calendar.now), &edges);
         let mut sums = SumsByMeter::new();
         for (meter, sum) in read.await? {
             sums.entry(meter).or_default().push(sum);
         }
-        found.extend(recent(&id, &sums, &periods, now));
+        found.extend(recent(&id, &sums, &periods, calendar));
     }
     Ok(found)
 }
 
-/// The edges, within the time that is read, of the periods of which there are figures. Edges of days are those of all sums.
-fn edges_of(periods: &Periods, now: Millis) -> Vec<Millis> {
-    let read = time_to_read(now);
+/// The edges, within the time that is read, of the days, months and periods of which there are figures. Midnights in UTC are
+/// edges of all sums.
+fn edges_of(periods: &Periods, calendar: &Calendar) -> Vec<Millis> {
+    let read = time_to_read(calendar.now);
     let meters: BTreeSet<&str> = periods.iter().map(|(meter, _)| meter.as_str()).collect();
     let shown = meters.into_iter().flat_map(|meter| {
-        let (present, last) = present_and_last(meter, periods, now);
+        let (present, last) = present_and_last(meter, periods, calendar);
         [Some(present), last].into_iter().flatten()
     });
+    // Meters without a period have calendar months.
+    let shown = shown.chain(calendar.months);
     let edges = shown.flat_map(|period| [period.start, period.end]);
+    let edges = edges.chain(calendar.days.iter().copied());
     let edges = edges.filter(|edge| read.start < *edge && *edge < read.end);
     let edges = edges.filter(|edge| edge.rem_euclid(DAY_MS) != 0);
     edges.collect::<BTreeSet<_>>().into_iter().collect()
@@ -118,11 +152,11 @@ fn recent(
     account: &str,
     sums: &SumsByMeter,
     periods: &Periods,
-    now: Millis,
+    calendar: &Calendar,
 ) -> Vec<v1::RecentUsage> {
     let of_meter = |(meter, sums): (&String, &Vec<DaySum>)| {
-        let (present, last) = present_and_last(meter, periods, now);
-        let read_from = time_to_read(now).start;
+        let (present, last) = present_and_last(meter, periods, calendar);
+        let read_from = time_to_read(calendar.now).start;
         let total = |period: Interval| {
             (period.start >= read_from).then(|| in_64_bits(sum_in(sums, period)))
         };
@@ -133,14 +167,19 @@ fn recent(
             quantity: total(present),
             previous_period: last.map(wire::period),
             previous_quantity: last.and_then(total),
-            days: by_day(sums, now),
+            days: by_day(sums, &calendar.days),
         }
     };
     sums.iter().map(of_meter).collect()
 }
 
 /// The period of a meter that contains a time, and the one before it; calendar months if no billing period is known.
-fn present_and_last(meter: &str, periods: &Periods, now: Millis) -> (Interval, Option<Interval>) {
+fn present_and_last(
+    meter: &str,
+    periods: &Periods,
+    calendar: &Calendar,
+) -> (Interval, Option<Interval>) {
+    let now = calendar.now;
     let own = periods.iter().filter(|(of, _)| of == meter);
     let begun = own
         .map(|(_, period)| *period)
@@ -150,29 +189,11 @@ fn present_and_last(meter: &str, periods: &Periods, now: Millis) -> (Interval, O
         .filter(|period| now < period.end)
         .max_by_key(|period| period.start)
     else {
-        return (month(now, 0), Some(month(now, 1)));
+        let [present, last] = calendar.months;
+        return (present, Some(last));
     };
     let last = begun.filter(|period| period.end <= present.start);
     (present, last.max_by_key(|period| period.start))
-}
-
-/// The calendar month of a time, or so many months before.
-fn month(now: Millis, before: u32) -> Interval {
-    let start_of = |before: u32| {
-        let day = DateTime::from_timestamp_millis(now)?
-            .date_naive()
-            .with_day(1)?;
-        let day = match before.checked_sub(1) {
-            Some(before) => day.checked_sub_months(Months::new(before))?,
-            None => day.checked_add_months(Months::new(1))?,
-        };
-        let start: DateTime<Utc> = day.and_time(NaiveTime::MIN).and_utc();
-        Some(start.timestamp_millis())
-    };
-    Interval {
-        start: start_of(before.saturating_add(1)).unwrap_or(now),
-        end: start_of(before).unwrap_or(now),
-    }
 }
 
 fn sum_in(sums: &[DaySum], period: Interval) -> i128 {
@@ -182,14 +203,13 @@ fn sum_in(sums: &[DaySum], period: Interval) -> i128 {
     within.fold(0, |all, sum| all.saturating_add(sum.quantity))
 }
 
-/// The sums of the last days in UTC.
-fn by_day(sums: &[DaySum], now: Millis) -> Vec<i64> {
-    let today = now.div_euclid(DAY_MS);
-    let first = today.saturating_sub(DAYS.saturating_sub(1));
-    let mut days: Vec<i128> = (0..DAYS).map(|_| 0).collect();
+/// The sums of the days between some moments.
+fn by_day(sums: &[DaySum], edges: &[Millis]) -> Vec<i64> {
+    let mut days: Vec<i128> = edges.iter().skip(1).map(|_| 0).collect();
     for sum in sums {
-        let day = sum.window_start.div_euclid(DAY_MS).saturating_sub(first);
-        let day = usize::try_from(day).ok().and_then(|day| days.get_mut(day));
+        let begun = edges.partition_point(|edge| *edge <= sum.window_start);
+        // What is after the last edge is of no day, as what is before the first.
+        let day = begun.checked_sub(1).and_then(|day| days.get_mut(day));
         if let Some(day) = day {
             *day = day.saturating_add(sum.quantity);
         }
@@ -207,6 +227,10 @@ mod tests {
 
     /// 2026-03-10T12:00:00Z
     const NOW: Millis = 1_773_144_000_000;
+
+    fn calendar(zone: &str) -> Calendar {
+        Calendar::new(NOW, zone.parse().unwrap(), Slots::from_mins(60).unwrap())
+    }
 
     fn sum(window_start: Millis, quantity: i128) -> DaySum {
         DaySum {
@@ -231,11 +255,11 @@ mod tests {
             ("calls".to_owned(), interval(25, 55)),
             ("yearly".to_owned(), interval(-100, 265)),
         ];
-        let (present, last) = present_and_last("calls", &periods, NOW);
+        let (present, last) = present_and_last("calls", &periods, &calendar("UTC"));
         assert_eq!((present, last), (interval(-5, 25), Some(interval(-36, -5))));
-        let (present, last) = present_and_last("yearly", &periods, NOW);
+        let (present, last) = present_and_last("yearly", &periods, &calendar("UTC"));
         assert_eq!((present, last), (interval(-100, 265), None));
-        let (present, last) = present_and_last("other", &periods, NOW);
+        let (present, last) = present_and_last("other", &periods, &calendar("UTC"));
         // March and February of 2026.
         assert_eq!(
             (present.start, present.end),
@@ -263,8 +287,21 @@ mod tests {
             ),
         ];
         let expected = [NOW - 36 * DAY_MS, NOW - 5 * DAY_MS, NOW + DAY_MS / 4];
-        assert_eq!(edges_of(&periods, NOW), expected);
-        assert!(edges_of(&Periods::new(), NOW).is_empty());
+        assert_eq!(edges_of(&periods, &calendar("UTC")), expected);
+        assert!(edges_of(&Periods::new(), &calendar("UTC")).is_empty());
+    }
+
+    #[test]
+    fn days_are_divided_where_those_of_the_zone_and_its_months_begin() {
+        let calendar = calendar("Asia/Kolkata");
+        let edges = edges_of(&Periods::new(), &calendar);
+        for edge in calendar.days.iter().chain([&calendar.months[1].start]) {
+            assert!(edges.contains(edge), "{edge}");
+        }
+        // The end of the month is not read yet.
+        assert!(!edges.contains(&calendar.months[0].end));
+        assert!(edges.is_sorted());
+        assert!(edges.len() <= 33, "{}", edges.len());
     }
 
     #[test]
@@ -283,7 +320,7 @@ mod tests {
             ("calls".to_owned(), interval(-5, 25)),
             ("calls".to_owned(), interval(-36, -5)),
         ];
-        let found = recent("acct", &sums, &periods, NOW);
+        let found = recent("acct", &sums, &periods, &calendar("UTC"));
         let [found] = found.as_slice() else {
             panic!("{found:?}");
         };
@@ -296,10 +333,34 @@ mod tests {
     }
 
     #[test]
+    fn days_and_months_are_those_of_the_zone() {
+        let hour = DAY_MS / 24;
+        // 2026-03-09T18:00Z is 23:30 in India, in the slot in which the 10th begins there.
+        let sums: SumsByMeter = [(
+            "calls".to_owned(),
+            vec![
+                sum(NOW - 18 * hour, 1),
+                sum(NOW - 19 * hour, 10),
+                // 2026-02-28T18:00Z
+                sum(NOW - 9 * DAY_MS - 18 * hour, 100),
+                sum(NOW - 9 * DAY_MS - 19 * hour, 1_000),
+            ],
+        )]
+        .into();
+        let found = recent("acct", &sums, &Periods::new(), &calendar("Asia/Kolkata"));
+        assert_eq!(found[0].quantity, Some(111));
+        assert_eq!(found[0].previous_quantity, Some(1_000));
+        assert_eq!(found[0].days[28..], [10, 1]);
+        let found = recent("acct", &sums, &Periods::new(), &calendar("UTC"));
+        assert_eq!(found[0].quantity, Some(11));
+        assert_eq!(found[0].days[28..], [11, 0]);
+    }
+
+    #[test]
     fn a_period_that_began_before_what_is_read_has_no_figure() {
         let sums: SumsByMeter = [("yearly".to_owned(), vec![sum(NOW, 1)])].into();
         let periods = vec![("yearly".to_owned(), interval(-100, 265))];
-        let found = recent("acct", &sums, &periods, NOW);
+        let found = recent("acct", &sums, &periods, &calendar("UTC"));
         assert_eq!(found[0].quantity, None);
         assert_eq!(
             (found[0].previous_period, found[0].previous_quantity),

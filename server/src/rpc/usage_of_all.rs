@@ -90,6 +90,7 @@ impl UsageRpc {
             },
             granularity,
             zone: request.time_zone,
+            is_rounded: request.round_outward,
             top: top_accounts(request.top_accounts).map_err(Error::from)?,
         };
         let as_of = self.clock.now();
@@ -101,6 +102,7 @@ impl UsageRpc {
             time_zone: summary.zone.name().to_owned(),
             as_of: Some(wire::timestamp(as_of)),
             meters: meters.collect::<Result<_, _>>().map_err(Error::from)?,
+            accounts: summary.accounts,
         }))
     }
 

@@ -19,6 +19,7 @@ use crate::{
     authentication::Authenticator,
     clock::Clock,
     domain::{
+        Millis,
         access::{Caller, meter_name},
         account::check_stripe_id,
         account_id::AccountId,
@@ -27,7 +28,7 @@ use crate::{
         meter::Meters,
         report::Report,
         violation::{Violation, quoted},
-        window::Slots,
+        window::{Interval, Slots},
     },
     error::{Error, Result},
     ingest::WriteBatcher,
@@ -370,7 +371,32 @@ fn report_filter(request: &v1::ListReportsRequest) -> Result<ReportFilter> {
         customer: customer.map(str::to_owned),
         from: millis("from", &request.from)?,
         until: millis("until", &request.until)?,
+        decided: decided(request)?,
     })
+}
+
+/// The time of decisions that a request names.
+fn decided(request: &v1::ListReportsRequest) -> Result<Option<Interval>, Violation> {
+    if request.decided_from.is_none() && request.decided_until.is_none() {
+        return Ok(None);
+    }
+    if request.account_id.is_empty() {
+        let field = if request.decided_from.is_some() {
+            "decided_from"
+        } else {
+            "decided_until"
+        };
+        let message = format!("{field} needs account_id: decisions are listed of one account");
+        return Err(Violation::invalid(field, message));
+    }
+    let millis = |field: &str, at: &Option<Timestamp>, default: Millis| {
+        let at = at.as_ref();
+        at.map_or(Ok(default), |at| wire::millis(field, at))
+    };
+    Ok(Some(Interval {
+        start: millis("decided_from", &request.decided_from, Millis::MIN)?,
+        end: millis("decided_until", &request.decided_until, Millis::MAX)?,
+    }))
 }
 
 fn meter_usage(meter: usage_query::MeterUsage) -> Result<v1::MeterUsage, Violation> {

@@ -5,15 +5,21 @@ use usage_proto::v1::{self, put_account_request::Billing as WireBilling};
 use super::wire;
 use crate::{
     domain::{
-        account::{Account, Billing, check_stripe_id},
+        account::{Account, Billing, Link, check_stripe_id},
         account_id::AccountId,
         billing_period::BillingPeriod,
         invoice_draft::InvoiceState,
+        period::check_length,
         subscription::SyncedSubscription,
-        subscription_change::SubscriptionChange,
+        subscription_change::{ChangeKind, Step, SubscriptionChange},
         violation::Violation,
+        window::Interval,
     },
-    store::accounts::{PutAccount, UnbilledUsage},
+    store::{
+        account_history::AccountHistory,
+        accounts::{PutAccount, UnbilledUsage},
+    },
+    workers::subscription_change::change::requested_prices,
 };
 
 /// The maximum number of billing periods in the response for one account, newest first.
@@ -162,6 +168,73 @@ pub(super) fn change(change: SubscriptionChange) -> v1::SubscriptionChange {
         boundary: Some(wire::timestamp(change.boundary_at)),
         finished_at: change.finished_at.map(wire::timestamp),
         requested_by: change.requested_by,
+    }
+}
+
+/// The time whose history is asked for.
+///
+/// # Errors
+/// It is empty or too long.
+pub(super) fn parse_history(period: &v1::Period) -> Result<Interval, Violation> {
+    let interval = wire::interval("history", period)?;
+    check_length(interval).map_err(|violation| {
+        let message = violation.message.replace("period.", "history.");
+        Violation::invalid("history", message)
+    })?;
+    Ok(interval)
+}
+
+/// What happened to the billing of an account.
+pub(super) fn history(found: AccountHistory) -> v1::AccountHistory {
+    let changes = found.changes.into_iter().map(listed_change);
+    v1::AccountHistory {
+        links: found.links.into_iter().map(link).collect(),
+        changes: changes.collect(),
+    }
+}
+
+fn link(link: Link) -> v1::AccountLink {
+    let (ended, end_requested) = match &link.billing {
+        Billing::Ended { is_requested, .. } => (true, *is_requested),
+        Billing::Free | Billing::Stripe { .. } => (false, false),
+    };
+    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    v1::AccountLink {
+        version: link.version,
+        valid_from: Some(wire::timestamp(link.valid_from)),
+        recorded_at: Some(wire::timestamp(link.recorded_at)),
+        stripe_customer: text(link.billing.customer()),
+        subscription: text(link.billing.subscription()),
+        ended,
+        end_requested,
+    }
+}
+
+fn listed_change(change: SubscriptionChange) -> v1::ListedSubscriptionChange {
+    use v1::{SubscriptionChangeKind as Kind, SubscriptionChangeState as State};
+    let kind = match change.kind {
+        ChangeKind::ChangePlan => Kind::ChangePlan,
+        ChangeKind::Cancel => Kind::Cancel,
+    };
+    let state = match change.step {
+        Step::Draining => State::Draining,
+        Step::Changing => State::Changing,
+        Step::Done => State::Done,
+        Step::Undone => State::Undone,
+        Step::Refused => State::Refused,
+        Step::Aborted => State::Aborted,
+    };
+    v1::ListedSubscriptionChange {
+        id: change.id.to_string(),
+        kind: kind.into(),
+        state: state.into(),
+        subscription: change.subscription,
+        prices: requested_prices(&change.request),
+        boundary: Some(wire::timestamp(change.boundary_at)),
+        started_at: Some(wire::timestamp(change.started_at)),
+        finished_at: change.finished_at.map(wire::timestamp),
+        requested_by: change.requested_by,
+        error: change.error.unwrap_or_default(),
     }
 }
 

@@ -94,8 +94,12 @@ pub(super) async fn serve_sockets(
         streams_per_connection: config.streams_per_connection,
     };
     let (http, exporter) = http;
-    let writes_without_key = config.console_writes_without_key;
-    let console = (!config.no_console).then(|| http.console(stack.clone(), writes_without_key));
+    let (slots, writes_without_key) = (
+        config.schedule.window_mins,
+        config.console_writes_without_key,
+    );
+    let console =
+        (!config.no_console).then(|| http.console(stack.clone(), slots, writes_without_key));
     let http = HttpServer::new(http, exporter, rpc, console);
     let serving = tokio::try_join!(
         serve_grpc(grpc, config, tls, stack, shutdown),

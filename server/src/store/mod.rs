@@ -10,6 +10,7 @@
 
 pub(crate) mod account_deletion;
 pub(crate) mod account_export;
+pub(crate) mod account_history;
 pub(crate) mod account_list;
 mod account_tables;
 pub(crate) mod accounts;

@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ColumnTrait as _, QueryFilter as _, Select,
-    sea_query::{Expr, ExprTrait as _},
+    sea_query::{Expr, ExprTrait as _, Query, SelectStatement},
 };
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use crate::{
         report::{Kind, State},
         window::Interval,
     },
-    entity::{open_report, usage_report},
+    entity::{open_report, report_decision, usage_report},
 };
 
 /// Which reports to list.
@@ -36,6 +36,8 @@ pub(crate) struct ReportFilter {
     pub(crate) from: Option<Millis>,
     /// Only reports whose window begins before this time.
     pub(crate) until: Option<Millis>,
+    /// Only reports of the account on which an admin decided in this time.
+    pub(crate) decided: Option<Interval>,
 }
 
 impl ReportFilter {
@@ -44,6 +46,7 @@ impl ReportFilter {
         (self.states.is_empty() || self.states.contains(&State::Open))
             && self.run_id.is_none()
             && self.customer.is_none()
+            && self.decided.is_none()
             && self.kind.is_none_or(|kind| kind == Kind::Usage)
     }
 
@@ -73,7 +76,7 @@ impl ReportFilter {
 
     /// The states of folded reports that match, none meaning any; `None` if no folded report can.
     pub(crate) fn folded_states(&self) -> Option<Vec<State>> {
-        let has_place = self.run_id.is_none() && self.customer.is_none();
+        let has_place = self.run_id.is_none() && self.customer.is_none() && self.decided.is_none();
         let is_folded = has_place && self.kind.is_none_or(|kind| kind == Kind::Usage);
         self.closed_states().filter(|_| is_folded)
     }
@@ -111,8 +114,23 @@ impl ReportFilter {
         if let Some(until) = self.until {
             query = query.filter(unindexed(Column::WindowStart).lt(until));
         }
+        if let (Some(account), Some(decided)) = (&self.account_id, self.decided) {
+            query = query.filter(Column::Id.in_subquery(decided_reports(account, decided)));
+        }
         query
     }
+}
+
+/// The reports of an account on which an admin decided in some time. It has few decisions.
+fn decided_reports(account: &AccountId, decided: Interval) -> SelectStatement {
+    use report_decision::Column;
+    Query::select()
+        .column(Column::ReportId)
+        .from(report_decision::Entity)
+        .and_where(Column::AccountId.eq(account))
+        .and_where(unindexed(Column::DecidedAt).gte(decided.start))
+        .and_where(unindexed(Column::DecidedAt).lt(decided.end))
+        .to_owned()
 }
 
 /// Whether a report is of a kind. The kind is a literal: both engines use a partial index only for a condition

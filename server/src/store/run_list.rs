@@ -56,6 +56,9 @@ impl Store {
         if let Some(until) = filter.until {
             query = query.filter(Column::StartedAt.lt(until));
         }
+        if let Some(id) = filter.id {
+            query = query.filter(Column::Id.eq(id));
+        }
         if let Some((at, id)) = after {
             let place = Expr::tuple([Expr::col(Column::StartedAt), Expr::col(Column::Id)]);
             query = query.filter(place.lt(Expr::tuple([Expr::value(at), Expr::value(id)])));

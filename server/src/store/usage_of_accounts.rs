@@ -40,6 +40,15 @@ pub(crate) struct MeterAccounts {
     pub(crate) top: Vec<AccountUsage>,
 }
 
+/// The accounts of all meters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AllAccounts {
+    /// How many there are, each counted once.
+    pub(crate) accounts: i64,
+    /// Those of each meter with usage.
+    pub(crate) by_meter: Vec<MeterAccounts>,
+}
+
 impl Store {
     /// The usage of a meter by account, after a place.
     pub(crate) async fn list_usage(
@@ -62,13 +71,13 @@ impl Store {
     }
 }
 
-/// The accounts with the most usage of each meter.
+/// How many accounts have usage, and those with the most of each meter.
 pub(super) async fn top_accounts(
     db: &impl ConnectionTrait,
     backend: DbBackend,
     filter: &UsageFilter,
     limit: u64,
-) -> std::result::Result<Vec<MeterAccounts>, DbErr> {
+) -> std::result::Result<AllAccounts, DbErr> {
     let mut parameters = Parameters::default();
     let condition = parameters.condition(filter);
     // One row of each meter says how many accounts there are.
@@ -82,13 +91,17 @@ pub(super) async fn top_accounts(
         "WITH sums AS (SELECT meter, account_id, {SUM_OF_PARTS} FROM ({sums}) AS reports GROUP BY meter, account_id), \
          whole AS (SELECT meter, account_id, {HIGH_AND_LOW} FROM sums), \
          ranked AS (SELECT meter, account_id, high, low, ROW_NUMBER() OVER (PARTITION BY meter \
-         ORDER BY high DESC, low DESC, account_id) AS place, COUNT(*) OVER (PARTITION BY meter) AS accounts FROM whole) \
-         SELECT meter, account_id, high, low, accounts FROM ranked WHERE place <= {places} ORDER BY meter, place"
+         ORDER BY high DESC, low DESC, account_id) AS place, COUNT(*) OVER (PARTITION BY meter) AS accounts FROM whole), \
+         of_any AS (SELECT account_id FROM sums GROUP BY account_id), counted AS (SELECT COUNT(*) AS all_accounts FROM of_any) \
+         SELECT meter, account_id, high, low, accounts, all_accounts FROM ranked CROSS JOIN counted \
+         WHERE place <= {places} ORDER BY meter, place"
     );
     let statement = Statement::from_sql_and_values(backend, sql, parameters.0);
-    let mut found: Vec<MeterAccounts> = Vec::new();
+    let mut all = AllAccounts::default();
+    let found = &mut all.by_meter;
     for row in db.query_all_raw(statement).await? {
         let meter: String = row.try_get("", "meter")?;
+        all.accounts = row.try_get("", "all_accounts")?;
         if found.last().is_none_or(|last| last.meter != meter) {
             found.push(MeterAccounts {
                 meter,
@@ -100,7 +113,7 @@ pub(super) async fn top_accounts(
             last.top.push(account_usage(&row)?);
         }
     }
-    Ok(found)
+    Ok(all)
 }
 
 /// The accounts after one. Each table ends at the same number of accounts, so each has all that can be on the page.

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement};
 use super::{
     Store,
     connection::Transaction,
-    usage_of_accounts::{MeterAccounts, PARTS, Parameters, UsageFilter, top_accounts},
+    usage_of_accounts::{AllAccounts, PARTS, Parameters, UsageFilter, top_accounts},
     usage_sums::{PART, TABLES, check_lengths, parsed},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) struct PartSum {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SummedUsage {
     pub(crate) sums: BTreeMap<String, Vec<PartSum>>,
-    pub(crate) accounts: Vec<MeterAccounts>,
+    pub(crate) accounts: AllAccounts,
 }
 
 impl Store {

@@ -243,6 +243,7 @@ async fn show(client: UsageClient) -> Result<(), Error> {
         println!("{} {}", usage.account_id, usage.quantity);
     }
     let all = client.get_summary(GetSummary::of(start, end)).await?;
+    println!("{} accounts", all.accounts);
     for meter in all.meters {
         println!(
             "{} {} of {} accounts",

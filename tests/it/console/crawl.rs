@@ -13,7 +13,7 @@ use crate::{
 on_both_engines!(every_page_is_reached_and_has_no_outside_address);
 
 /// More pages than a small service has.
-const MAX_PAGES: usize = 800;
+const MAX_PAGES: usize = 2_000;
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// The values of some attributes.
@@ -52,6 +52,8 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
         assert_eq!(page.status, 200, "{path}: {}", page.words());
         if path.starts_with("/usage.v1.") {
             assert_eq!(page.header("content-type"), "application/json");
+            let answer = serde_json::from_str::<serde_json::Value>(&page.text);
+            assert!(answer.unwrap().is_object(), "{path}");
             continue;
         }
         assert_protected(&path, &page);
@@ -67,6 +69,7 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
         assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
         assert_eq!(page.header("cache-control"), "no-store");
         assert_page(&path, &page.text);
+        assert_has_json(&path, &page);
         for (name, value) in attributes(&page.text) {
             let target = value.split('#').next().unwrap();
             let is_ours = target.is_empty() || target.starts_with('/') || target == "data:,";
@@ -99,6 +102,8 @@ fn assert_all_seen(seen: &BTreeSet<String>) {
         "/reports",
         "/report?",
         "/runs",
+        "/run?",
+        "/shadow",
         "/audit",
         "/keys",
         "/set-up",
@@ -125,6 +130,21 @@ fn assert_protected(path: &str, page: &Answer) {
     assert_eq!(page.header("x-frame-options"), "DENY");
     assert_eq!(page.header("referrer-policy"), "same-origin");
     assert!(!page.header("x-request-id").is_empty());
+}
+
+/// A page that shows something has a link to it as JSON, which is followed as any other.
+fn assert_has_json(path: &str, page: &Answer) {
+    let forms = ["/correct", "/force", "/resolve", "/sign-in"];
+    let page_path = path.split('?').next().unwrap();
+    // Nothing was asked for.
+    let is_empty = ["/find", "/invoice"].contains(&path);
+    if is_empty || forms.contains(&page_path) {
+        return;
+    }
+    let links = attributes(&page.text).into_iter();
+    let mut links = links.filter(|(name, _)| *name == "href");
+    let has_json = links.any(|(_, target)| target.starts_with("/usage.v1."));
+    assert!(has_json, "{path}: {}", page.words());
 }
 
 /// What each page has, whatever it shows.

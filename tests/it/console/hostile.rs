@@ -2,7 +2,7 @@
 
 use usage_client::Correct;
 
-use super::{Browser, links};
+use super::{Browser, links, parameters};
 use crate::support::world::{World, hours_ago, on_sqlite};
 
 on_sqlite!(
@@ -13,41 +13,6 @@ on_sqlite!(
 const SCRIPT: &str = "\"><script>alert(1)</script>'&\u{202e}gift";
 const ESCAPED: &str =
     "<bdi>&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;'&amp;\u{202e}gift</bdi>";
-
-/// Addresses to which a hostile text is added.
-const ADDRESSES: [&str; 31] = [
-    "/accounts?id=",
-    "/account?id=",
-    "/account?id=acct&by=",
-    "/account?id=acct&tz=",
-    "/account?id=acct&start=",
-    "/reports?account=",
-    "/reports?state=",
-    "/reports?meter=",
-    "/reports?from=",
-    "/report?account=acct&id=",
-    "/runs?state=",
-    "/runs?page=",
-    "/audit?key=",
-    "/audit?account=",
-    "/keys?page=",
-    "/usage?meter=",
-    "/usage?prefix=",
-    "/usage?tz=",
-    "/invoice?account=",
-    "/invoice?invoice=",
-    "/invoice?account=acct&report=",
-    "/invoice?account=acct&start=",
-    "/invoice?as=csv&account=",
-    "/find?account=",
-    "/find?account=acct&key=",
-    "/find?account=acct&key=a&meter=",
-    "/verification?account=",
-    "/verification?meter=",
-    "/verification?state=",
-    "/verification?of=",
-    "/sign-in?next=",
-];
 
 async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
     let long = "a:".repeat(64);
@@ -77,7 +42,9 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
     }
     assert_eq!(corrections, 1);
     // The reason of a correction, and who entered it, are also on the page of the account.
-    let account = browser.get("/account?id=acct").await;
+    let time = |hours| hours_ago(hours).format("%Y-%m-%dT%H:%M:%SZ");
+    let path = format!("/account?id=acct&start={}&end={}", time(2), time(-2));
+    let account = browser.get(&path).await;
     assert!(account.text.contains(ESCAPED), "{}", account.text);
     assert!(!account.text.contains("<script"));
     let audit = browser.get("/audit").await;
@@ -85,7 +52,7 @@ async fn texts_of_others_are_escaped_and_change_no_direction(world: World) {
     assert!(audit.text.contains("&lt;script&gt;"), "{}", audit.text);
     // What the address says is shown as it is, and nowhere believed.
     let script = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
-    for path in ADDRESSES {
+    for path in parameters::addresses() {
         let page = browser.get(&format!("{path}{script}")).await;
         assert!(page.status < 500, "{path}: {}", page.words());
         assert!(!page.text.contains("<script"), "{path}: {}", page.text);
@@ -109,6 +76,12 @@ async fn an_address_that_means_nothing_is_a_page_that_says_so(world: World) {
         ("/account?id=acct&tz=Mars", 200, "time_zone"),
         ("/reports?state=none", 400, "state is \"none\""),
         ("/reports?from=soon", 400, "from is \"soon\""),
+        ("/reports?kind=none", 400, "kind is \"none\""),
+        ("/reports?decided_from=2026-03-01", 400, "needs account_id"),
+        ("/runs?run=x", 400, "run_id is \"x\"; it must be a UUID"),
+        ("/usage?tz=Mars", 400, "time_zone \"Mars\""),
+        ("/accounts?tz=Mars", 400, "time_zone \"Mars\""),
+        ("/keys?zone=Mars", 400, "time_zone \"Mars\""),
         ("/reports?page=x", 400, "PAGE_TOKEN_INVALID"),
         ("/report?account=acct", 400, "the address has no id"),
         (

@@ -1,5 +1,6 @@
 //! The console: its pages as answers of HTTP, and in a real browser.
 
+mod account;
 mod actions;
 mod browser;
 mod crawl;
@@ -9,10 +10,12 @@ mod hostile;
 mod invoices;
 mod lost_answers;
 mod pages;
+mod parameters;
 mod shadow;
 mod sign_in;
 mod usage;
 mod visitors;
+mod zone;
 
 use std::{cell::RefCell, collections::BTreeMap};
 

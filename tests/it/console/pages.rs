@@ -5,13 +5,14 @@ use usage_client::{ListAccounts, PutAccount, Reason, ReportState, ResolveAction,
 
 use super::{Browser, keys};
 use crate::{
-    operations::access::client,
+    operations::{access::client, doctor::healthy},
     support::world::{World, hours_ago, on_both_engines},
 };
 
 on_both_engines!(
     the_first_page_shows_what_needs_a_decision,
     the_first_page_does_not_wait_for_the_checks,
+    the_first_page_shows_each_line_of_the_state,
     accounts_are_found_by_the_beginning_of_their_id_and_by_customer,
     a_search_finds_accounts_behind_many_others,
     an_account_shows_its_link_usage_and_reports,
@@ -121,6 +122,49 @@ async fn a_search_finds_accounts_behind_many_others(world: World) {
     page.assert_shows(200, "b:1 not linked");
     page.assert_shows(200, "b:3 free");
     assert!(!page.words().contains("a00"), "{}", page.words());
+    world.finish().await;
+}
+
+async fn the_first_page_shows_each_line_of_the_state(world: World) {
+    healthy(&world).await;
+    world.count("acct", 5, hours_ago(2)).await;
+    world.report_all().await;
+    let browser = Browser::new(world.http_url());
+    let are_checked = async || {
+        let page = browser.get("/").await;
+        page.words().contains(" Checked ")
+    };
+    world.wait_until("the checks", are_checked).await;
+    let page = browser.get("/").await;
+    let words = page.words();
+    let (_, rest) = words.split_once("What needs attention").unwrap();
+    let (to_do, rest) = rest.split_once(" State ").unwrap();
+    let (state, _) = rest.split_once(" Checked ").unwrap();
+    assert!(!to_do.contains("BAD"), "{to_do}");
+    for (line, fact) in [
+        ("health", "the server can count"),
+        ("unreported usage", ""),
+        ("sending", "it is not paused"),
+        ("schedule", "the next is due at "),
+        ("sending rate", ""),
+        ("stripe account", "usage is reported to "),
+    ] {
+        let (_, of_line) = state
+            .split_once(&format!("OK {line} : "))
+            .unwrap_or_else(|| panic!("no {line}: {state}"));
+        let of_line = of_line.split(" OK ").next().unwrap();
+        assert!(of_line.contains(fact), "{line}: {of_line}");
+    }
+    // Other checks that are fine are on the page of all of them only.
+    assert!(!state.contains("ledger check"), "{state}");
+    let (_, lists) = words.split_once("Reports that need a decision").unwrap();
+    assert!(lists.contains("None."), "{lists}");
+    let (_, runs) = lists.split_once("Latest runs").unwrap();
+    assert!(runs.contains("force"), "{runs}");
+    assert!(runs.contains(" closed 1 1 0 0 0 0"), "{runs}");
+    for json in ["OperationsService/Doctor", "UsageService/ListReports"] {
+        assert!(page.text.contains(&format!("/usage.v1.{json}?")), "{json}");
+    }
     world.finish().await;
 }
 

@@ -43,6 +43,8 @@ async fn the_usage_of_all_accounts_is_shown_beside_each_other(world: World) {
     page.assert_shows(200, "api_calls ( call ) 84 70 0 0 14 0 0 2");
     page.assert_shows(200, "tokens ( token ) 3 0 0 0 3 0 0 1");
     page.assert_shows(200, "acct 75 Show gratis 9 Show");
+    // One of the accounts has usage of both meters.
+    page.assert_shows(200, "Accounts with usage of any meter: 2 .");
     let bar = hours_ago(30).format("%Y-%m-%d %H:%M");
     assert!(
         page.text

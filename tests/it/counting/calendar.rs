@@ -14,6 +14,7 @@ on_both_engines!(
     a_day_has_25_hours_when_clocks_go_back,
     a_month_ends_with_its_last_day_in_a_leap_year,
     a_half_hour_time_zone_needs_half_hour_slots,
+    rounded_days_of_a_half_hour_time_zone_begin_with_a_slot,
 );
 
 /// The length in hours and the total of each point.
@@ -208,6 +209,7 @@ async fn a_half_hour_time_zone_needs_half_hour_slots(mut world: World) {
         text.contains("Asia/Kolkata") && text.contains("window_mins"),
         "{text}"
     );
+    assert!(text.contains("set round_outward"), "{text}");
     world.reconfigure(&["--window-mins=30"]).await;
     world.set_time("2026-06-12T12:00:00Z").await;
     for (quantity, time) in [
@@ -227,5 +229,41 @@ async fn a_half_hour_time_zone_needs_half_hour_slots(mut world: World) {
     assert_eq!(calls(&world, slots).await.points.len(), 3);
     let hours = by(Granularity::Hour, start, "2026-06-09T20:00:00Z");
     assert_eq!(calls(&world, hours).await.points.len(), 2);
+    world.finish().await;
+}
+
+async fn rounded_days_of_a_half_hour_time_zone_begin_with_a_slot(mut world: World) {
+    world.set_time("2026-06-12T12:00:00Z").await;
+    for (quantity, time) in [
+        (1, "2026-06-09T17:59:59.999Z"),
+        (2, "2026-06-09T18:00:00Z"),
+        (4, "2026-06-10T17:59:59.999Z"),
+        (8, "2026-06-10T18:00:00Z"),
+    ] {
+        world.count("acct", quantity, at(time)).await;
+    }
+    let (start, end) = ("2026-06-08T18:30:00Z", "2026-06-10T18:30:00Z");
+    let asked = by(Granularity::Day, start, end).time_zone("Asia/Kolkata");
+    let usage = calls(&world, asked.round_outward()).await;
+    assert_eq!(series(&usage), [(24, 1), (24, 6), (1, 8)]);
+    let first = at("2026-06-08T18:00:00Z");
+    assert_eq!(usage.points[0].period.start, first);
+    let summary = usage_client::GetSummary::of(at(start), at(end))
+        .granularity(Granularity::Day)
+        .time_zone("Asia/Kolkata");
+    let refused = world.client().get_summary(summary.clone()).await;
+    assert_eq!(
+        refused.unwrap_err().reason(),
+        Some(&Reason::PeriodNotAligned)
+    );
+    let summary = world.client().get_summary(summary.round_outward()).await;
+    let summary = summary.unwrap();
+    let points = summary.meter("api_calls").unwrap().points.iter();
+    let points: Vec<_> = points.map(|point| (point.period, point.total)).collect();
+    let own = usage.points.iter();
+    let own: Vec<_> = own
+        .map(|point| (point.period, point.quantities.total))
+        .collect();
+    assert_eq!(points, own);
     world.finish().await;
 }

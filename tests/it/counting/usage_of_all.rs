@@ -177,6 +177,12 @@ async fn check_summary(
     assert_eq!(summary.time_zone, zone);
     let names: Vec<&str> = summary.meters.iter().map(|one| &*one.meter).collect();
     assert_eq!(names, METERS);
+    let mut any = BTreeSet::new();
+    for meter in METERS {
+        let ranked = list(world, ListUsage::of(meter, start, end)).await;
+        any.extend(ranked.into_iter().map(|(account, _)| account));
+    }
+    assert_eq!(summary.accounts, i64::try_from(any.len()).unwrap());
     for one in &summary.meters {
         let ranked = list(world, ListUsage::of(&one.meter, start, end)).await;
         let total: i64 = ranked.iter().map(|(_, quantity)| quantity).sum();
@@ -341,6 +347,7 @@ async fn a_prefix_means_itself(world: World) {
             (calls.accounts, calls.quantities.total),
             (accounts, accounts)
         );
+        assert_eq!(summary.accounts, accounts);
     }
     let long = "a".repeat(129);
     for wrong in ["%", "a%", "ü", "a b", "'", "\\", &long] {

@@ -11,6 +11,14 @@ use crate::support::{
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
 const TESTS: &[(&str, &str)] = &[
     (
+        "console::account",
+        "a_decision_is_shown_however_many_reports_came_after_it",
+    ),
+    (
+        "console::account",
+        "links_and_subscription_changes_are_on_the_time_line",
+    ),
+    (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
     ),

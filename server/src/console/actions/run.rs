@@ -2,6 +2,7 @@
 
 use axum::http::HeaderValue;
 use maud::{Markup, html};
+use serde_json::json;
 use usage_proto::v1::ReportRunProgress;
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     console::{
         calls::Failure,
-        html::{grouped, url},
+        html::{grouped, json_url, url},
         layout::Page,
         query::Query,
         visitor::Visitor,
@@ -76,6 +77,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         p .more {
             a href=(url(HttpPath::ConsoleReports, &[("run", &run)])) { "The reports that it closed" }
             a href=(HttpPath::ConsoleRuns.name()) { "All runs" }
+            a href=(json_url("OperationsService/ListRuns", &json!({ "runId": run }))) { "The run as JSON" }
         }
     };
     let page = Page::new(

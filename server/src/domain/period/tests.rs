@@ -23,6 +23,7 @@ fn vienna_days(start: &str, end: &str) -> Vec<i64> {
         Granularity::Day,
         "Europe/Vienna".parse().unwrap(),
         hours(),
+        false,
         1,
     )
     .unwrap();
@@ -86,7 +87,7 @@ fn a_half_hour_zone_needs_finer_slots() {
         end: at("2026-01-03T00:00:00Z"),
     };
     let zone: Tz = "Asia/Kolkata".parse().unwrap();
-    let violation = split(period, Granularity::Day, zone, hours(), 1).unwrap_err();
+    let violation = split(period, Granularity::Day, zone, hours(), false, 1).unwrap_err();
     assert_eq!(violation.reason, Reason::PeriodNotAligned);
     assert!(
         split(
@@ -94,10 +95,107 @@ fn a_half_hour_zone_needs_finer_slots() {
             Granularity::Day,
             zone,
             Slots::from_mins(30).unwrap(),
+            false,
             1
         )
         .is_ok()
     );
+}
+
+#[test]
+fn rounded_days_of_a_half_hour_zone_begin_with_a_slot_and_do_not_overlap() {
+    let zone: Tz = "Asia/Kolkata".parse().unwrap();
+    let of = |start, end, granularity| {
+        let period = Interval {
+            start: at(start),
+            end: at(end),
+        };
+        let points = split(period, granularity, zone, hours(), true, 1).unwrap();
+        assert_eq!(points.first().unwrap().start, period.start);
+        assert_eq!(points.last().unwrap().end, period.end);
+        for pair in points.windows(2) {
+            assert_eq!(pair[0].end, pair[1].start);
+        }
+        points
+            .iter()
+            .map(|point| rfc3339(point.start))
+            .collect::<Vec<_>>()
+    };
+    let days = of(
+        "2026-03-28T18:00:00Z",
+        "2026-03-31T18:00:00Z",
+        Granularity::Day,
+    );
+    assert_eq!(
+        days,
+        [
+            "2026-03-28T18:00:00Z",
+            "2026-03-29T18:00:00Z",
+            "2026-03-30T18:00:00Z"
+        ]
+    );
+    let months = of(
+        "2026-01-31T18:00:00Z",
+        "2026-03-31T18:00:00Z",
+        Granularity::Month,
+    );
+    assert_eq!(months, ["2026-01-31T18:00:00Z", "2026-02-28T18:00:00Z"]);
+    // What begins inside the first slot begins with the period.
+    let late = of(
+        "2026-03-28T18:20:00Z",
+        "2026-03-29T20:00:00Z",
+        Granularity::Day,
+    );
+    assert_eq!(late, ["2026-03-28T18:20:00Z", "2026-03-29T18:00:00Z"]);
+}
+
+#[test]
+fn months_and_days_of_slots_follow_each_other() {
+    let zone = |name: &str| name.parse::<Tz>().unwrap();
+    let month = |text: &str, name: &str| {
+        let month = month_of_slots(at(text), zone(name), hours()).unwrap();
+        (rfc3339(month.start), rfc3339(month.end))
+    };
+    let of = |start: &str, end: &str| (start.to_owned(), end.to_owned());
+    // The clocks of Vienna change in March.
+    assert_eq!(
+        month("2026-03-29T01:00:00Z", "Europe/Vienna"),
+        of("2026-02-28T23:00:00Z", "2026-03-31T22:00:00Z")
+    );
+    let march = of("2026-02-28T18:00:00Z", "2026-03-31T18:00:00Z");
+    let april = of("2026-03-31T18:00:00Z", "2026-04-30T18:00:00Z");
+    assert_eq!(month("2026-03-31T17:59:59.999Z", "Asia/Kolkata"), march);
+    // It is still March there, in the slot in which April begins.
+    assert_eq!(month("2026-03-31T18:00:00Z", "Asia/Kolkata"), april);
+    assert_eq!(month("2026-03-31T18:30:00Z", "Asia/Kolkata"), april);
+    let days = |text: &str, name: &str| {
+        let days = last_days(at(text), zone(name), 3, hours()).unwrap();
+        days.into_iter().map(rfc3339).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        days("2026-03-30T12:00:00Z", "Europe/Vienna"),
+        [
+            "2026-03-27T23:00:00Z",
+            "2026-03-28T23:00:00Z",
+            "2026-03-29T22:00:00Z",
+            "2026-03-30T22:00:00Z"
+        ]
+    );
+    for (text, first, end) in [
+        (
+            "2026-03-30T17:59:00Z",
+            "2026-03-27T18:00:00Z",
+            "2026-03-30T18:00:00Z",
+        ),
+        (
+            "2026-03-30T18:00:00Z",
+            "2026-03-28T18:00:00Z",
+            "2026-03-31T18:00:00Z",
+        ),
+    ] {
+        let days = days(text, "Asia/Kolkata");
+        assert_eq!((days.len(), &*days[0], &*days[3]), (4, first, end));
+    }
 }
 
 #[test]
@@ -106,7 +204,16 @@ fn the_limit_of_points_counts_every_meter() {
         start: 0,
         end: count * HOUR_MS,
     };
-    let points = |count, meters| split(period(count), Granularity::Hour, Tz::UTC, hours(), meters);
+    let points = |count, meters| {
+        split(
+            period(count),
+            Granularity::Hour,
+            Tz::UTC,
+            hours(),
+            false,
+            meters,
+        )
+    };
     assert_eq!(points(10_000, 1).unwrap().len(), 10_000);
     assert_eq!(points(10_001, 1).unwrap_err().reason, Reason::TooManyPoints);
     assert_eq!(points(5_000, 2).unwrap().len(), 5_000);
@@ -145,7 +252,7 @@ proptest! {
         let zone: Tz = zone.parse().unwrap();
         let period = Interval { start: start * HOUR_MS, end: (start + length) * HOUR_MS };
         let granularity = if monthly { Granularity::Month } else { Granularity::Day };
-        let points = split(period, granularity, zone, hours(), 1).unwrap();
+        let points = split(period, granularity, zone, hours(), false, 1).unwrap();
         prop_assert_eq!(points.first().unwrap().start, period.start);
         prop_assert_eq!(points.last().unwrap().end, period.end);
         let name = |hour: i64| {
@@ -170,7 +277,7 @@ proptest! {
         let _ = month_around(start, Tz::UTC);
         if check_edges(period, hours(), &[start, end]).is_ok() {
             for granularity in [Granularity::Total, Granularity::Slot, Granularity::Hour, Granularity::Day, Granularity::Month] {
-                let _ = split(period, granularity, Tz::UTC, hours(), meters);
+                let _ = split(period, granularity, Tz::UTC, hours(), true, meters);
             }
         }
     }

@@ -131,6 +131,14 @@ impl RequestedChange {
     }
 }
 
+/// The prices of a stored request; none of one to cancel.
+pub(crate) fn requested_prices(request: &str) -> Vec<String> {
+    match RequestedChange::decode(request) {
+        Some(RequestedChange::Prices(prices)) => prices,
+        _ => Vec::new(),
+    }
+}
+
 impl SubscriptionChanges {
     /// Changes an account's subscription as requested, and waits for the result.
     pub(crate) async fn change(

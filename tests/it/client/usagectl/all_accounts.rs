@@ -75,6 +75,7 @@ async fn a_summary_is_printed_in_each_format(mut world: World) {
     let shown = [&by_day[..], &["--json", "--top", "1"]].concat();
     let shown = json(&world, &shown).await;
     assert_eq!(shown["time_zone"], "Europe/Vienna");
+    assert_eq!(shown["accounts"], 3);
     let calls = &shown["meters"][0];
     assert_eq!(calls["meter"], "api_calls");
     assert_eq!(calls["accounts"], 3);
@@ -86,7 +87,13 @@ async fn a_summary_is_printed_in_each_format(mut world: World) {
     assert_eq!(top.len(), 1);
     assert_eq!(top[0]["account_id"], "other");
     let table = done(&world, &by_day).await;
-    for part in ["accounts with the most usage", "team:2", "states", "points"] {
+    for part in [
+        "3 with usage",
+        "accounts with the most usage",
+        "team:2",
+        "states",
+        "points",
+    ] {
         assert!(table.contains(part), "{table}");
     }
     let whole = [&["summary", "--csv", "--prefix", "team:"][..], &MARCH].concat();

@@ -354,6 +354,16 @@ async fn runs_are_listed_with_their_results(mut world: World) {
     assert_eq!(late.as_array().unwrap().len(), 1, "{late}");
     let none = json(&world, &["runs", "--state", "closing,stalled", "--json"]).await;
     assert_eq!(none, Value::Array(Vec::new()));
+    // The run of an id.
+    let id = first["id"].as_str().unwrap();
+    let one = json(&world, &["runs", "--run", id, "--json"]).await;
+    assert_eq!(one, Value::Array(vec![first.clone()]));
+    let wrong = usagectl(world.endpoint(), &["runs", "--run", "x"]).await;
+    assert!(
+        wrong.err.contains("run_id is \"x\"; it must be a UUID"),
+        "{}",
+        wrong.err
+    );
     let page = usagectl(world.endpoint(), &["runs", "--limit", "1", "--json"]).await;
     let token = page.err.split("--page-token ").nth(1).unwrap().trim();
     let next = ["runs", "--limit", "1", "--page-token", token, "--json"];

@@ -2,7 +2,7 @@
 
 use usage_client::{Correct, proto::KeyRole};
 
-use super::super::{keys, pages::reject};
+use super::super::{keys, pages::reject, parameters};
 use super::{furniture, sessions::sign_in};
 use crate::{
     operations::access::{access, client, create, new_key},
@@ -21,25 +21,6 @@ const FOUND: &str = r#"
 const made = "script, main img, main b, iframe, object, embed, [onerror], [style]";
 return [window.ran ?? null, document.querySelectorAll(made).length, document.documentElement.scrollWidth <= document.documentElement.clientWidth];
 "#;
-
-/// Addresses to which a hostile text is added.
-const ADDRESSES: [&str; 15] = [
-    "/accounts?id=",
-    "/account?id=",
-    "/account?id=acct&by=",
-    "/account?id=acct&tz=",
-    "/account?id=acct&meter=",
-    "/reports?account=",
-    "/reports?state=",
-    "/reports?from=",
-    "/report?account=acct&id=",
-    "/runs?page=",
-    "/audit?key=",
-    "/audit?account=",
-    "/keys?page=",
-    "/sign-in?next=",
-    "/reports?unknown=",
-];
 
 async fn texts_of_others_run_nothing_and_load_nothing(world: World) {
     reject(&world).await;
@@ -67,7 +48,8 @@ async fn texts_of_others_run_nothing_and_load_nothing(world: World) {
     sign_in(&window, &admin).await;
     let script = "%22%27%3E%3Cscript%3Ewindow.ran%3D1%3C%2Fscript%3E%3Cimg%20src%3Dx%20onerror%3D%22window.ran%3D1%22%3E";
     let mut addresses = furniture::addresses(&world, &admin).await;
-    addresses.extend(ADDRESSES.map(|path| ("address".to_owned(), format!("{path}{script}"))));
+    let hostile = parameters::addresses().into_iter();
+    addresses.extend(hostile.map(|path| ("address".to_owned(), format!("{path}{script}"))));
     addresses.push(("long".to_owned(), format!("/account?id={long}")));
     // The pages of the corrections, with their reasons.
     window.open("/reports?state=").await;

@@ -122,7 +122,7 @@ async fn subscribe_in(
 }
 
 /// Links an account to a customer with a subscription to a volume price.
-async fn healthy(world: &World) {
+pub(crate) async fn healthy(world: &World) {
     volume_price(world).await;
     world.stripe().create_customer("cus_acct").await.unwrap();
     subscribe(world, "cus_acct", "sub_acct", &["price_calls"]).await;
