@@ -11,10 +11,10 @@ const WITH_THREE_DECIMALS: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
 /// How many decimals Stripe's amounts of a currency have: those of <https://docs.stripe.com/currencies>. `isk` and `ugx` have
 /// two there, although no part of one is paid.
 fn decimals_of(currency: &str) -> usize {
-    let is = |known: &&str| known.eq_ignore_ascii_case(currency);
-    if WITHOUT_DECIMALS.iter().any(|known| is(known)) {
+    let is_one_of = |known: &[&str]| known.iter().any(|one| one.eq_ignore_ascii_case(currency));
+    if is_one_of(&WITHOUT_DECIMALS) {
         0
-    } else if WITH_THREE_DECIMALS.iter().any(|known| is(known)) {
+    } else if is_one_of(&WITH_THREE_DECIMALS) {
         3
     } else {
         2

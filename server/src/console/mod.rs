@@ -245,14 +245,18 @@ impl Console {
         made: impl Future<Output = impl Into<Made>>,
     ) -> Response {
         let Some(connection) = visitor::activity(head) else {
-            let (Made::Page(answer) | Made::Download(answer)) = made.await.into();
+            let made: Made = made.await.into();
+            let (Made::Page(answer) | Made::Download(answer)) = made;
             return answer;
         };
         let kept = match self.pages.reserve(caller, connection) {
-            Ok(place) => match made.await.into() {
-                Made::Page(answer) => place.keep(answer).await,
-                Made::Download(answer) => Ok(place.follow(answer)),
-            },
+            Ok(place) => {
+                let made: Made = made.await.into();
+                match made {
+                    Made::Page(answer) => place.keep(answer).await,
+                    Made::Download(answer) => Ok(place.follow(answer)),
+                }
+            }
             Err(error) => Err(error),
         };
         kept.unwrap_or_else(unread)
