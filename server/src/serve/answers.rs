@@ -27,7 +27,7 @@ use tower_service::Service;
 
 use super::pools::{Full, Limits, Pools, Share};
 use crate::{
-    connections::{Activity, Call, Wait},
+    connections::{Activity, Call},
     domain::access::Caller,
     error::Error,
 };
@@ -209,9 +209,9 @@ impl Held {
         Self::new(Arc::clone(&self.connection), self.share.another())
     }
 
-    /// Marks that the caller waits for its answer.
-    pub(super) fn begin_wait(&self) -> Wait {
-        self.connection.begin_wait()
+    /// The connection that the bytes are for.
+    pub(super) fn connection(&self) -> &Arc<Activity> {
+        &self.connection
     }
 
     fn try_add(&mut self, bytes: usize) -> Result<(), Error> {

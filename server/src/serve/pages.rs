@@ -23,7 +23,7 @@ use super::{
     pools::{Limits, Pools},
 };
 use crate::{
-    connections::{Activity, Wait},
+    connections::{Activity, Call, Wait},
     domain::access::Caller,
     error::Error,
 };
@@ -109,7 +109,8 @@ impl PagePlace {
             Body::new(GrowingBody {
                 body,
                 part: Bytes::new(),
-                _waiting: place.begin_wait(),
+                _call: place.connection().begin_call(),
+                _waiting: place.connection().begin_wait(),
                 place,
             })
         })
@@ -123,7 +124,9 @@ struct GrowingBody {
     part: Bytes,
     /// Keeps the place of the answer between its parts.
     place: Held,
-    /// The caller is silent meanwhile.
+    /// The connection keeps its place until the answer has ended, ...
+    _call: Call,
+    /// ... and its caller is silent meanwhile.
     _waiting: Wait,
 }
 
