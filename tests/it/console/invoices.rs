@@ -83,15 +83,7 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     let explained = ExplainInvoice::of_invoice(invoice);
     let explained = client.explain_invoice(explained).await.unwrap();
     let charged = &explained.lines[0].invoice_lines[0];
-    let amount = charged.decimal_amount();
-    assert!(amount.contains('.'), "{amount}");
-    page.assert_shows(200, &format!("125 {amount} USD"));
-    page.assert_shows(200, "Metered lines only.");
-    let at_stripe = links(&page, "https://dashboard.stripe.com/invoices/");
-    assert_eq!(
-        at_stripe,
-        [format!("https://dashboard.stripe.com/invoices/{invoice}")]
-    );
+    assert_charged(&page, charged);
     assert_rows(&csv, charged);
     // `usagectl` prints the same, with the line ends of this system.
     let explain = ["explain", "acct", "--invoice", invoice, "--csv"];
@@ -103,6 +95,17 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
 /// The first link of a page that begins with a text.
 fn link(page: &Answer, start: &str) -> Option<String> {
     links(page, start).into_iter().next()
+}
+
+/// The page says what the invoice charges, and where the rest of it is.
+fn assert_charged(page: &Answer, charged: &InvoiceLine) {
+    let amount = charged.decimal_amount();
+    assert!(amount.contains('.'), "{amount}");
+    page.assert_shows(200, &format!("125 {amount} USD"));
+    page.assert_shows(200, "Metered lines only.");
+    let start = "https://dashboard.stripe.com/invoices/";
+    let at_stripe = links(page, start);
+    assert_eq!(at_stripe, [format!("{start}{}", charged.invoice)]);
 }
 
 /// The invoice as CSV: a line with what the invoice charges, a keyed and a keyless part of one report, and a line without any.
