@@ -2,6 +2,8 @@
 //!
 //! The comments of the proto files are the API reference. They appear on every item below.
 
+pub mod amounts;
+
 /// Version 1 of the contract.
 #[allow(
     clippy::pedantic,

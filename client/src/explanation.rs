@@ -5,6 +5,7 @@ use crate::{
     wire::{self, non_empty, page_size_to_wire},
 };
 use chrono::{DateTime, Utc};
+use usage_proto::amounts::decimal_amount;
 
 /// Asks which report and invoice contain the increment of an idempotency key.
 ///
@@ -240,7 +241,8 @@ pub struct InvoiceLine {
     pub period: Period,
     /// Its quantity; none if that is no whole number.
     pub quantity: Option<i64>,
-    /// Its amount in the smallest unit of the currency.
+    /// Its amount in the smallest unit of the currency, before discounts and added taxes; see
+    /// [`decimal_amount`](Self::decimal_amount).
     pub amount: i64,
     /// The currency, three letters.
     pub currency: String,
@@ -372,6 +374,12 @@ impl ExplainedLine {
 }
 
 impl InvoiceLine {
+    /// Its amount as a decimal number of the currency: `12.34` for 1,234 `usd`, `1234` for 1,234 `jpy`.
+    #[must_use]
+    pub fn decimal_amount(&self) -> String {
+        decimal_amount(self.amount, &self.currency)
+    }
+
     fn from_wire(from: proto::InvoiceLine) -> Result<Self, Error> {
         Ok(Self {
             period: wire::required_period(from.period, "invoice_lines.period")?,

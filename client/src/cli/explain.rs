@@ -1,13 +1,15 @@
 //! `usagectl explain`
 
+use std::collections::HashSet;
+
 use super::{
     Streams,
     exit::Failure,
     output::{Format, Rows, rfc3339, rfc3339_or_null},
     time_arg::{self, TimeArg},
 };
-use crate::{ExplainInvoice, ExplainedLine, ExplainedReport, InvoiceExplanation, UsageClient};
-use chrono::TimeDelta;
+use crate::{Error, ExplainInvoice, ExplainedLine, ExplainedReport, InvoiceLine, UsageClient};
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use clap::Args;
 use serde_json::{Value, json};
@@ -15,8 +17,8 @@ use serde_json::{Value, json};
 /// Increments of one page at most.
 const PAGE_SIZE: u32 = 1_000;
 
-/// One row is a line of an invoice, a report of it, an increment of that, or what was counted without a key.
-pub(super) const COLUMNS: [&str; 21] = [
+/// One row is a line, what an invoice charges of it, a report of it, an increment of that, or what was counted without a key.
+pub(super) const COLUMNS: [&str; 25] = [
     "row",
     "account_id",
     "meter",
@@ -38,6 +40,10 @@ pub(super) const COLUMNS: [&str; 21] = [
     "at",
     "counted_at",
     "archive",
+    "invoice_line",
+    "invoice_status",
+    "amount",
+    "currency",
 ];
 
 #[derive(Debug, Args)]
@@ -102,13 +108,14 @@ pub(super) async fn run(
     }
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     let question = question.page_size(arguments.limit.min(PAGE_SIZE));
-    let explained = client.explain_whole_invoice(question, limit).await?;
+    let mut found = Found::new(!arguments.without_increments);
+    let next = found.read(client, question, limit).await?;
     let mut rows = Rows::new(&COLUMNS);
-    for row in rows_of(&explained) {
+    for row in found.rows {
         rows.push(row);
     }
     rows.print(arguments.format, streams)?;
-    if let Some(token) = explained.next_page_token {
+    if let Some(token) = next {
         writeln!(
             streams.err,
             "there are more: the same command with --page-token {token}"
@@ -117,35 +124,101 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// The values of [`COLUMNS`].
-pub(super) fn rows_of(explained: &InvoiceExplanation) -> Vec<Vec<Value>> {
-    let mut rows = Vec::new();
-    for line in &explained.lines {
-        rows.push(line_row(line));
-        for report in &line.reports {
-            rows.push(report_row(line, report));
-            for increment in &report.increments {
-                rows.push(part_row(
-                    "increment",
-                    line,
-                    report,
-                    [
-                        json!(increment.quantity),
-                        json!(increment.key),
-                        rfc3339_or_null(increment.timestamp),
-                        rfc3339(increment.counted_at),
-                    ],
-                ));
+/// What a line is known by: account, item, meter and the start of its period.
+type LineKey = (String, String, String, DateTime<Utc>);
+
+/// The values of [`COLUMNS`], in the order in which pages are read, as the console writes them: it keeps nothing of a page. A
+/// search for increments goes on over several pages, with parts of each report; a line and a report have one row.
+struct Found {
+    rows: Vec<Vec<Value>>,
+    /// The number of reports and increments.
+    size: usize,
+    lines: HashSet<LineKey>,
+    /// The reports that have a row and may have more increments.
+    open: HashSet<(LineKey, String)>,
+    with_increments: bool,
+}
+
+impl Found {
+    fn new(with_increments: bool) -> Self {
+        Self {
+            rows: Vec::new(),
+            size: 0,
+            lines: HashSet::new(),
+            open: HashSet::new(),
+            with_increments,
+        }
+    }
+
+    /// Reads pages until there are as many reports and increments as a limit. Returns the token of the page after them.
+    async fn read(
+        &mut self,
+        client: &UsageClient,
+        question: ExplainInvoice,
+        limit: usize,
+    ) -> Result<Option<String>, Error> {
+        let mut page = client.explain_invoice(question.clone()).await?;
+        loop {
+            self.add_page(&page.lines);
+            let Some(token) = page.next_page_token else {
+                return Ok(None);
+            };
+            if self.size >= limit {
+                return Ok(Some(token));
             }
-            if let Some(without_key) = report.without_key {
-                let empty = [const { Value::Null }; 3];
-                let [key, at, counted_at] = empty;
-                let values = [json!(without_key), key, at, counted_at];
-                rows.push(part_row("without_key", line, report, values));
+            let next = question.clone().page_token(&token);
+            page = client.explain_invoice(next).await?;
+            // A server that does not get on would be called forever.
+            if page.next_page_token.as_ref() == Some(&token) {
+                return Err(Error::malformed("a page of an explanation leads to itself"));
             }
         }
     }
-    rows
+
+    fn add_page(&mut self, lines: &[ExplainedLine]) {
+        for line in lines {
+            let key = (
+                line.account_id.clone(),
+                line.item.clone(),
+                line.meter.clone(),
+                line.period.start,
+            );
+            if self.lines.insert(key.clone()) {
+                self.rows.push(line_row(line));
+                let charged = line.invoice_lines.iter();
+                self.rows.extend(charged.map(|one| charged_row(line, one)));
+            }
+            for report in &line.reports {
+                self.add_report(&key, line, report);
+            }
+        }
+    }
+
+    fn add_report(&mut self, key: &LineKey, line: &ExplainedLine, report: &ExplainedReport) {
+        let own = (key.clone(), report.report.id.clone());
+        if !self.open.remove(&own) {
+            self.rows.push(report_row(line, report));
+            self.size = self.size.saturating_add(1);
+        }
+        for increment in &report.increments {
+            self.size = self.size.saturating_add(1);
+            let values = [
+                json!(increment.quantity),
+                json!(increment.key),
+                rfc3339_or_null(increment.timestamp),
+                rfc3339(increment.counted_at),
+            ];
+            self.rows.push(part_row("increment", line, report, values));
+        }
+        if let Some(without_key) = report.without_key {
+            let [key, at, counted_at] = [const { Value::Null }; 3];
+            let values = [json!(without_key), key, at, counted_at];
+            self.rows
+                .push(part_row("without_key", line, report, values));
+        } else if self.with_increments {
+            self.open.insert(own);
+        }
+    }
 }
 
 fn line_row(line: &ExplainedLine) -> Vec<Value> {
@@ -169,7 +242,23 @@ fn line_row(line: &ExplainedLine) -> Vec<Value> {
         json!(line.invoiced),
         json!(line.difference),
     ]);
+    row.extend([const { Value::Null }; 12]);
+    row
+}
+
+/// What a line of an invoice charges of a line.
+fn charged_row(line: &ExplainedLine, one: &InvoiceLine) -> Vec<Value> {
+    let mut row = begin("invoice_line", line);
+    row.push(json!(one.invoice));
     row.extend([const { Value::Null }; 8]);
+    row.push(json!(one.quantity));
+    row.extend([const { Value::Null }; 4]);
+    row.extend([
+        json!(one.line),
+        json!(one.status),
+        json!(one.decimal_amount()),
+        json!(one.currency),
+    ]);
     row
 }
 
@@ -195,6 +284,7 @@ fn report_row(line: &ExplainedLine, report: &ExplainedReport) -> Vec<Value> {
         rfc3339_or_null(one.closed_at),
         json!(report.archive.as_ref().map(|archive| &archive.file)),
     ]);
+    row.extend([const { Value::Null }; 4]);
     row
 }
 
@@ -209,7 +299,7 @@ fn part_row(
     row.extend([const { Value::Null }; 6]);
     row.extend([json!(report.report.id), Value::Null, Value::Null]);
     row.extend(values);
-    row.push(Value::Null);
+    row.extend([const { Value::Null }; 5]);
     row
 }
 

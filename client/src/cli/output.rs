@@ -174,7 +174,9 @@ fn in_csv(value: &Value) -> String {
 
 /// Whether a spreadsheet may compute a text. Account ids may begin like one, and reasons are free text.
 fn is_like_a_formula(text: &str) -> bool {
-    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && text.parse::<i128>().is_err()
+    // An amount has a point.
+    let is_number = text.replacen('.', "", 1).parse::<i128>().is_ok();
+    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && !is_number
 }
 
 fn csv_failure(error: csv::Error) -> Failure {
@@ -203,6 +205,16 @@ pub(super) fn grouped(number: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spreadsheet_computes_no_text_and_takes_numbers_as_they_are() {
+        for number in ["-5", "-12.34", "12.34", "acct", ""] {
+            assert!(!is_like_a_formula(number), "{number}");
+        }
+        for text in ["=1+1", "-1.2.3", "-a", "+", "-.", "@a"] {
+            assert!(is_like_a_formula(text), "{text}");
+        }
+    }
 
     #[test]
     fn thousands_are_separated() {

@@ -1,37 +1,19 @@
-//! An explained invoice as CSV, with the columns of `usagectl explain`. It is made of the same calls as the page.
+//! An explained invoice as CSV, with the columns and the rows of `usagectl explain`.
 //!
-//! It is sent whole or not at all: a part of it would look like all of it.
+//! Rows are in the order in which pages are read, so that none waits for another in memory: a search for the increments of some
+//! reports goes on over several pages, which have parts of each of them.
 
-use std::time::Duration;
+use std::{collections::HashSet, mem};
 
-use axum::{
-    http::header,
-    response::{IntoResponse as _, Response},
-};
 use prost_types::Timestamp;
-use tokio::time::{Instant, timeout_at};
-use usage_proto::v1::{ExplainInvoiceRequest, ExplainedLine, ExplainedReport};
-
-use super::{
-    calls::Failure,
-    html::{rfc3339, words},
-    invoice,
-    query::Query,
-    visitor::Visitor,
+use usage_proto::{
+    amounts::decimal_amount,
+    v1::{ExplainedLine, ExplainedReport, InvoiceLine},
 };
-use crate::error::Error;
 
-/// Increments of one call.
-const PAGE_SIZE: i32 = 1_000;
-/// The most calls of one file, each of which searches through a part of the keys.
-const MAX_PAGES: usize = 40;
-/// The most rows of one file.
-const MAX_ROWS: usize = 15_000;
-/// And the most bytes, which are counted with each row. A page of calls adds less than that.
-const MAX_BYTES: usize = 6 * 1024 * 1024;
-/// How long reading may take in all.
-const TIMEOUT: Duration = Duration::from_secs(30);
-const COLUMNS: [&str; 21] = [
+use super::html::{rfc3339, words};
+
+const COLUMNS: [&str; 25] = [
     "row",
     "account_id",
     "meter",
@@ -53,132 +35,79 @@ const COLUMNS: [&str; 21] = [
     "at",
     "counted_at",
     "archive",
+    "invoice_line",
+    "invoice_status",
+    "amount",
+    "currency",
 ];
+/// The first columns: the kind of the row and the line that it belongs to.
+const OF_LINE: usize = 7;
+const REST: usize = 18;
+/// Places among the other columns.
+const REPORT: usize = 6;
+const QUANTITY: usize = 9;
+const INVOICE_LINE: usize = 14;
 
-/// Whether the address asks for it.
-pub(super) fn is_wanted(query: &Query) -> bool {
-    query.get("as") == "csv"
-}
+/// What a line is known by: account, item, meter and the start of its period.
+type LineKey = (String, String, String, Option<(i64, i32)>);
 
-/// The whole explanation.
-///
-/// # Errors
-/// The call fails, or it has more rows than a file may have.
-pub(super) async fn answer(visitor: &Visitor) -> Result<Response, Failure> {
-    let request = invoice::request(&visitor.query)?;
-    let request =
-        request.ok_or_else(|| Failure::invalid("the address has no account and no invoice"))?;
-    let mut request = ExplainInvoiceRequest {
-        page_size: PAGE_SIZE,
-        ..request
-    };
-    let mut file = File::default();
-    let now = Instant::now();
-    let until = now.checked_add(TIMEOUT).unwrap_or(now);
-    for _ in 0..MAX_PAGES {
-        let page = timeout_at(until, visitor.calls.explain_invoice(request.clone())).await;
-        let page = page.map_err(|_| late())??;
-        for line in &page.lines {
-            file.add_line(line).map_err(|Full| too_large())?;
-        }
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            let headers = [
-                (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
-                (
-                    header::CONTENT_DISPOSITION,
-                    "attachment; filename=\"invoice.csv\"",
-                ),
-            ];
-            return Ok((headers, file.text()).into_response());
-        }
-    }
-    Err(too_large())
-}
-
-/// What to ask for in the place of a file that is too large or takes too long.
-const INSTEAD: &str =
-    "ask for one report or without increments (increments=no), or use `usagectl explain --csv`";
-
-fn too_large() -> Failure {
-    Failure::invalid(format!(
-        "the explanation has more than {MAX_ROWS} rows, {MAX_BYTES} bytes or {MAX_PAGES} pages; {INSTEAD}"
-    ))
-}
-
-fn late() -> Failure {
-    Failure {
-        message: format!(
-            "reading the explanation took more than {} s; {INSTEAD}",
-            TIMEOUT.as_secs()
-        ),
-        ..Error::DeadlineExceeded.into()
-    }
-}
-
-/// The file has no room for another row.
+/// The rows of the pages so far that were not taken yet, and what is needed to write each line and report once.
 #[derive(Debug)]
-struct Full;
-
-/// The rows, and which line and report the last of them are of: the next page may go on with them.
-#[derive(Default)]
-struct File {
+pub(super) struct ExplainedCsv {
     text: String,
-    rows: usize,
-    line: Option<[String; 7]>,
-    report: String,
+    /// The lines that have a row.
+    lines: HashSet<LineKey>,
+    /// The reports that have a row and may have more increments: those of one search.
+    open: HashSet<(LineKey, String)>,
+    with_increments: bool,
 }
 
-impl File {
-    fn text(self) -> String {
-        format!("{}\r\n{}", COLUMNS.join(","), self.text)
+impl ExplainedCsv {
+    /// A file that has only its header.
+    pub(super) fn new(with_increments: bool) -> Self {
+        Self {
+            text: format!("{}\r\n", COLUMNS.join(",")),
+            lines: HashSet::new(),
+            open: HashSet::new(),
+            with_increments,
+        }
     }
 
-    fn add(&mut self, of: &[String; 7], rest: &[String; 14]) -> Result<(), Full> {
+    /// The text since it was last taken.
+    pub(super) fn take(&mut self) -> String {
+        mem::take(&mut self.text)
+    }
+
+    /// Adds the next page.
+    pub(super) fn add_page(&mut self, lines: &[ExplainedLine]) {
+        for line in lines {
+            let key = key_of(line);
+            if self.lines.insert(key.clone()) {
+                self.add("line", line, &figures(line));
+                for one in &line.invoice_lines {
+                    self.add("invoice_line", line, &charged(one));
+                }
+            }
+            for report in &line.reports {
+                self.add_report(&key, line, report);
+            }
+        }
+    }
+
+    fn add(&mut self, name: &str, line: &ExplainedLine, rest: &[String; REST]) {
+        let of = row_of(name, line);
         let cells: Vec<String> = of.iter().chain(rest).map(|cell| quoted(cell)).collect();
-        let row = format!("{}\r\n", cells.join(","));
-        let bytes = self.text.len().saturating_add(row.len());
-        if self.rows >= MAX_ROWS || bytes > MAX_BYTES {
-            return Err(Full);
-        }
-        self.text.push_str(&row);
-        self.rows = self.rows.saturating_add(1);
-        Ok(())
+        self.text.push_str(&cells.join(","));
+        self.text.push_str("\r\n");
     }
 
-    fn add_line(&mut self, line: &ExplainedLine) -> Result<(), Full> {
-        let of = row_of("line", line);
-        if self.line.as_ref() != Some(&of) {
-            self.add(&of, &figures(line))?;
-            self.line = Some(of);
-            self.report.clear();
-        }
-        for report in &line.reports {
-            self.add_report(line, report)?;
-        }
-        Ok(())
-    }
-
-    fn add_report(&mut self, line: &ExplainedLine, one: &ExplainedReport) -> Result<(), Full> {
-        let report = one.report.clone().unwrap_or_default();
-        if self.report != report.id {
+    fn add_report(&mut self, key: &LineKey, line: &ExplainedLine, one: &ExplainedReport) {
+        let id = one.report.as_ref().map(|report| report.id.clone());
+        let id = id.unwrap_or_default();
+        let own = (key.clone(), id.clone());
+        if !self.open.remove(&own) {
             let name = if one.folded > 0 { "folded" } else { "report" };
-            let start = report.window.and_then(|window| window.start);
-            let archive = one.archive.as_ref().map(|archive| archive.file.clone());
-            let mut rest = empty();
-            let cells = [
-                report.id.clone(),
-                words(report.state().as_str_name(), "USAGE_REPORT_STATE_").replace(' ', "_"),
-                report.identifier.clone(),
-                report.quantity.to_string(),
-                String::new(),
-                at(report.event_timestamp.or(start)),
-                at(report.closed_at),
-                archive.unwrap_or_default(),
-            ];
-            put(&mut rest, 6, cells);
-            self.add(&row_of(name, line), &rest)?;
-            self.report.clone_from(&report.id);
+            self.add(name, line, &report_cells(one));
         }
         for increment in &one.increments {
             let parts = [
@@ -187,46 +116,81 @@ impl File {
                 at(increment.timestamp),
                 at(increment.counted_at),
             ];
-            self.add_part("increment", line, &report.id, parts)?;
+            self.add("increment", line, &part(&id, parts));
         }
         if let Some(rest) = one.without_key {
-            let parts = [
-                rest.to_string(),
-                String::new(),
-                String::new(),
-                String::new(),
-            ];
-            self.add_part("without_key", line, &report.id, parts)?;
+            let parts = [rest.to_string()];
+            self.add("without_key", line, &part(&id, parts));
+        } else if self.with_increments {
+            self.open.insert(own);
         }
-        Ok(())
-    }
-
-    fn add_part(
-        &mut self,
-        name: &str,
-        line: &ExplainedLine,
-        report: &str,
-        parts: [String; 4],
-    ) -> Result<(), Full> {
-        let mut rest = empty();
-        put(&mut rest, 6, [report.to_owned()]);
-        put(&mut rest, 9, parts);
-        self.add(&row_of(name, line), &rest)
     }
 }
 
-fn empty() -> [String; 14] {
+fn key_of(line: &ExplainedLine) -> LineKey {
+    let start = line.period.and_then(|period| period.start);
+    (
+        line.account_id.clone(),
+        line.item.clone(),
+        line.meter.clone(),
+        start.map(|start| (start.seconds, start.nanos)),
+    )
+}
+
+fn report_cells(one: &ExplainedReport) -> [String; REST] {
+    let report = one.report.clone().unwrap_or_default();
+    let start = report.window.and_then(|window| window.start);
+    let archive = one.archive.as_ref().map(|archive| archive.file.clone());
+    let mut rest = empty();
+    let cells = [
+        report.id.clone(),
+        words(report.state().as_str_name(), "USAGE_REPORT_STATE_").replace(' ', "_"),
+        report.identifier.clone(),
+        report.quantity.to_string(),
+        String::new(),
+        at(report.event_timestamp.or(start)),
+        at(report.closed_at),
+        archive.unwrap_or_default(),
+    ];
+    put(&mut rest, REPORT, cells);
+    rest
+}
+
+/// A part of a report: its quantity, key, time and when it was counted.
+fn part<const N: usize>(report: &str, parts: [String; N]) -> [String; REST] {
+    let mut rest = empty();
+    put(&mut rest, REPORT, [report.to_owned()]);
+    put(&mut rest, QUANTITY, parts);
+    rest
+}
+
+/// What a line of an invoice charges.
+fn charged(one: &InvoiceLine) -> [String; REST] {
+    let mut rest = empty();
+    put(&mut rest, 0, [one.invoice.clone()]);
+    put(&mut rest, QUANTITY, [number(one.quantity)]);
+    let cells = [
+        one.line.clone(),
+        one.status.clone(),
+        decimal_amount(one.amount, &one.currency),
+        one.currency.clone(),
+    ];
+    put(&mut rest, INVOICE_LINE, cells);
+    rest
+}
+
+fn empty() -> [String; REST] {
     std::array::from_fn(|_| String::new())
 }
 
 /// Puts values into a row, from a place on.
-fn put<const N: usize>(row: &mut [String; 14], from: usize, values: [String; N]) {
+fn put<const N: usize>(row: &mut [String; REST], from: usize, values: [String; N]) {
     for (cell, value) in row.iter_mut().skip(from).zip(values) {
         *cell = value;
     }
 }
 
-fn row_of(name: &str, line: &ExplainedLine) -> [String; 7] {
+fn row_of(name: &str, line: &ExplainedLine) -> [String; OF_LINE] {
     let period = line.period.unwrap_or_default();
     [
         name.to_owned(),
@@ -239,7 +203,7 @@ fn row_of(name: &str, line: &ExplainedLine) -> [String; 7] {
     ]
 }
 
-fn figures(line: &ExplainedLine) -> [String; 14] {
+fn figures(line: &ExplainedLine) -> [String; REST] {
     let mut invoices: Vec<&str> = line
         .invoice_lines
         .iter()
@@ -253,7 +217,6 @@ fn figures(line: &ExplainedLine) -> [String; 14] {
         let name = found.finding().as_str_name();
         words(name, "INVOICE_FINDING_").replace(' ', "_")
     });
-    let number = |figure: Option<i64>| figure.map_or_else(String::new, |figure| figure.to_string());
     let mut rest = empty();
     let cells = [
         invoices.join(" "),
@@ -267,14 +230,19 @@ fn figures(line: &ExplainedLine) -> [String; 14] {
     rest
 }
 
+fn number(figure: Option<i64>) -> String {
+    figure.map_or_else(String::new, |figure| figure.to_string())
+}
+
 fn at(time: Option<Timestamp>) -> String {
     time.map(rfc3339).unwrap_or_default()
 }
 
 /// A cell. A spreadsheet must not compute a text: account ids may begin as a formula does.
 fn quoted(cell: &str) -> String {
-    let is_formula =
-        cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && cell.parse::<i128>().is_err();
+    // An amount has a point.
+    let is_number = cell.replacen('.', "", 1).parse::<i128>().is_ok();
+    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && !is_number;
     let text = if is_formula {
         format!("'{cell}")
     } else {
@@ -288,6 +256,8 @@ fn quoted(cell: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use usage_proto::v1::{CountedIncrement, UsageReport};
+
     use super::*;
 
     #[test]
@@ -295,6 +265,8 @@ mod tests {
         for (cell, text) in [
             ("acct", "acct"),
             ("-5", "-5"),
+            ("-12.34", "-12.34"),
+            ("-1.2.3", "'-1.2.3"),
             ("=1+1", "'=1+1"),
             ("@a,b", "\"'@a,b\""),
             ("a\"b", "\"a\"\"b\""),
@@ -304,50 +276,127 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_line_that_goes_on_is_there_once() {
-        let report = |quantity| ExplainedReport {
-            report: Some(usage_proto::v1::UsageReport {
-                id: "r".to_owned(),
-                quantity,
-                ..Default::default()
+    fn report(id: &str, keys: &[&str], without_key: Option<i64>) -> ExplainedReport {
+        let increment = |key: &&str| CountedIncrement {
+            key: (*key).to_owned(),
+            quantity: 1,
+            ..CountedIncrement::default()
+        };
+        ExplainedReport {
+            report: Some(UsageReport {
+                id: id.to_owned(),
+                quantity: 9,
+                ..UsageReport::default()
             }),
-            without_key: Some(2),
+            increments: keys.iter().map(increment).collect(),
+            without_key,
             ..ExplainedReport::default()
-        };
-        let line = ExplainedLine {
-            account_id: "acct".to_owned(),
-            reports: vec![report(9)],
-            ..ExplainedLine::default()
-        };
-        let mut file = File::default();
-        file.add_line(&line).unwrap();
-        file.add_line(&line).unwrap();
-        let text = file.text();
-        let rows: Vec<&str> = text.lines().collect();
-        assert_eq!(rows.len(), 5, "{text}");
-        for row in &rows {
-            assert_eq!(row.split(',').count(), COLUMNS.len(), "{row}");
         }
-        assert!(rows[1].starts_with("line,acct,"));
-        assert!(rows[2].starts_with("report,acct,"));
-        assert_eq!(rows[3], rows[4]);
-        assert!(rows[3].starts_with("without_key,acct,"));
+    }
+
+    fn line(item: &str, reports: Vec<ExplainedReport>) -> ExplainedLine {
+        ExplainedLine {
+            account_id: "acct".to_owned(),
+            item: item.to_owned(),
+            invoice_lines: vec![InvoiceLine {
+                invoice: "in_1".to_owned(),
+                line: format!("il_{item}"),
+                status: "paid".to_owned(),
+                quantity: Some(9),
+                amount: -1_234,
+                currency: "usd".to_owned(),
+                ..InvoiceLine::default()
+            }],
+            reports,
+            ..ExplainedLine::default()
+        }
+    }
+
+    /// The kind, the item, the report and the key of each row.
+    fn shown(text: &str) -> Vec<String> {
+        let rows = text.lines().map(|row| {
+            let cells: Vec<&str> = row.split(',').collect();
+            assert_eq!(cells.len(), COLUMNS.len(), "{row}");
+            format!("{} {} {} {}", cells[0], cells[3], cells[13], cells[17])
+        });
+        rows.map(|row| row.trim_end().to_owned()).collect()
     }
 
     #[test]
-    fn a_file_ends_at_its_limits_and_not_later() {
-        let line = |name: &str| ExplainedLine {
-            account_id: name.to_owned(),
-            ..ExplainedLine::default()
-        };
-        let mut file = File::default();
-        let rows = (0..).take_while(|row| file.add_line(&line(&row.to_string())).is_ok());
-        assert_eq!(rows.count(), MAX_ROWS);
-        let long = "a".repeat(MAX_BYTES / 4);
-        let mut file = File::default();
-        let rows = (0..).take_while(|row| file.add_line(&line(&format!("{row}{long}"))).is_ok());
-        assert_eq!(rows.count(), 3);
-        assert!(file.text().len() < MAX_BYTES);
+    fn a_line_and_a_report_that_go_on_are_there_once() {
+        let mut file = ExplainedCsv::new(true);
+        // The same report can be in two lines.
+        for page in [
+            [
+                line(
+                    "a",
+                    vec![report("A", &["1"], None), report("B", &["2"], None)],
+                ),
+                line("b", vec![report("A", &["1"], None), report("C", &[], None)]),
+            ],
+            [
+                line(
+                    "a",
+                    vec![report("A", &["3"], None), report("B", &[], Some(4))],
+                ),
+                line(
+                    "b",
+                    vec![report("A", &["3"], None), report("C", &["5"], None)],
+                ),
+            ],
+            [
+                line("a", vec![report("A", &["6"], Some(0))]),
+                line(
+                    "b",
+                    vec![report("A", &["6"], Some(0)), report("C", &[], Some(8))],
+                ),
+            ],
+        ] {
+            file.add_page(&page);
+        }
+        let text = file.take();
+        assert_eq!(
+            shown(&text),
+            [
+                "row item report key",
+                "line a",
+                "invoice_line a",
+                "report a A",
+                "increment a A 1",
+                "report a B",
+                "increment a B 2",
+                "line b",
+                "invoice_line b",
+                "report b A",
+                "increment b A 1",
+                "report b C",
+                "increment a A 3",
+                "without_key a B",
+                "increment b A 3",
+                "increment b C 5",
+                "increment a A 6",
+                "without_key a A",
+                "increment b A 6",
+                "without_key b A",
+                "without_key b C",
+            ]
+        );
+        assert!(file.open.is_empty());
+        let charged = text.lines().nth(2).unwrap();
+        assert!(charged.ends_with(",il_a,paid,-12.34,usd"), "{charged}");
+        assert_eq!(file.take(), "");
+    }
+
+    #[test]
+    fn reports_without_increments_are_not_remembered() {
+        let mut file = ExplainedCsv::new(false);
+        file.add_page(&[line("a", vec![report("A", &[], None)])]);
+        file.add_page(&[line("a", vec![report("B", &[], None)])]);
+        let rows = shown(&file.take());
+        assert_eq!(
+            rows[1..],
+            ["line a", "invoice_line a", "report a A", "report a B"]
+        );
+        assert!(file.open.is_empty());
     }
 }

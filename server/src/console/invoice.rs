@@ -9,7 +9,7 @@ use usage_proto::v1::{ExplainInvoiceRequest, ExplainInvoiceResponse, Period};
 use super::{
     calls::Failure,
     html::{choice, field, json_url, more_named, rfc3339, time},
-    invoice_parts::line,
+    invoice_parts::{line, metered_only},
     layout::Page,
     query::Query,
     visitor::Visitor,
@@ -102,6 +102,7 @@ fn shown(found: &ExplainInvoiceResponse, visitor: &Visitor) -> Markup {
                 p { "There is no line: no billing period of the account is known for this time." }
             }
         }
+        (metered_only(&found.lines))
         @for one in &found.lines { (line(one)) }
     }
 }

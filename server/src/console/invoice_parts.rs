@@ -1,10 +1,16 @@
 //! A line of an invoice on a page: its figures, what invoices charge, its reports, and the increments behind them.
 
+use std::collections::BTreeSet;
+
 use maud::{Markup, html};
 use prost_types::Timestamp;
-use usage_proto::v1::{
-    CountedIncrement, ExplainedLine, ExplainedReport, InvoiceFinding, InvoiceLine, Period,
-    UsageReport,
+use url::form_urlencoded;
+use usage_proto::{
+    amounts::decimal_amount,
+    v1::{
+        CountedIncrement, ExplainedLine, ExplainedReport, InvoiceFinding, InvoiceLine, Period,
+        UsageReport,
+    },
 };
 
 use super::{
@@ -12,6 +18,9 @@ use super::{
     reports::report_url,
 };
 use crate::domain::http_paths::HttpPath;
+
+/// Links to Stripe on one page. Each line names its invoices too.
+const MAX_LINKS: usize = 12;
 
 /// The address of the lines of an account whose billing periods overlap a time.
 pub(super) fn url_of(account: &str, period: Option<Period>, report: &str) -> String {
@@ -45,6 +54,31 @@ pub(super) fn around(report: &UsageReport) -> Option<Period> {
 pub(super) fn url_of_invoice(account: &str, invoice: &str) -> String {
     let pairs = [("account", account), ("invoice", invoice)];
     url(HttpPath::ConsoleInvoice, &pairs)
+}
+
+/// What the lines are not, and where the rest of their invoices is.
+pub(super) fn metered_only(lines: &[ExplainedLine]) -> Markup {
+    let known = lines.iter().flat_map(|line| {
+        let charging = line.invoice_lines.iter().map(|one| one.invoice.as_str());
+        charging.chain([line.stripe_invoice.as_str()])
+    });
+    let known: BTreeSet<&str> = known.filter(|invoice| !invoice.is_empty()).collect();
+    html! {
+        p {
+            "Metered lines only. Other lines of the invoice, taxes and credits are at Stripe"
+            @for (place, invoice) in known.into_iter().take(MAX_LINKS).enumerate() {
+                @if place == 0 { ": " } @else { ", " }
+                a href=(url_at_stripe(invoice)) rel="noreferrer" { bdi .id { (invoice) } }
+            }
+            "."
+        }
+    }
+}
+
+/// The page of an invoice in Stripe's dashboard.
+fn url_at_stripe(invoice: &str) -> String {
+    let invoice: String = form_urlencoded::byte_serialize(invoice.as_bytes()).collect();
+    format!("https://dashboard.stripe.com/invoices/{invoice}")
 }
 
 pub(super) fn line(line: &ExplainedLine) -> Markup {
@@ -143,14 +177,31 @@ fn charged(lines: &[InvoiceLine], name: &str) -> Markup {
                             td { (time(period.start)) }
                             td { (time(period.end)) }
                             td .number { @match one.quantity { Some(quantity) => (grouped(quantity)), None => "no whole number" } }
-                            td .number { (grouped(one.amount)) " " bdi { (one.currency) } }
+                            td .number { (amount(one)) " " bdi { (one.currency.to_ascii_uppercase()) } }
                         }
                     }
                 }
             }
-            p .faint { "Amounts are in the smallest unit of the currency." }
+            p .faint { "Amounts are before discounts and added taxes." }
         }
     }
+}
+
+/// An amount with the decimals of its currency, and its thousands apart.
+fn amount(line: &InvoiceLine) -> String {
+    let text = decimal_amount(line.amount, &line.currency);
+    let (whole, part) = match text.split_once('.') {
+        Some((whole, part)) => (whole, Some(part)),
+        None => (&*text, None),
+    };
+    // The sign of less than one unit is in the text only.
+    let digits = whole.trim_start_matches('-');
+    let sign = if digits == whole { "" } else { "-" };
+    let whole = digits
+        .parse::<i64>()
+        .map_or_else(|_| digits.to_owned(), grouped);
+    let part = part.map(|part| format!(".{part}")).unwrap_or_default();
+    format!("{sign}{whole}{part}")
 }
 
 fn reports(line: &ExplainedLine, name: &str) -> Markup {
@@ -251,5 +302,53 @@ fn counted(increment: &CountedIncrement, account: &str) -> Markup {
             td { (time(increment.timestamp.or(increment.counted_at))) }
             td { (time(increment.counted_at)) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_shown_in_its_currency() {
+        for (units, currency, text) in [
+            (1_234, "usd", "12.34"),
+            (123_456_789, "usd", "1,234,567.89"),
+            (-123_456, "eur", "-1,234.56"),
+            (-5, "usd", "-0.05"),
+            (0, "usd", "0.00"),
+            (1_234, "jpy", "1,234"),
+            (1_234_560, "kwd", "1,234.560"),
+            (i64::MIN, "jpy", "-9223372036854775808"),
+        ] {
+            let line = InvoiceLine {
+                amount: units,
+                currency: currency.to_owned(),
+                ..InvoiceLine::default()
+            };
+            assert_eq!(amount(&line), text, "{currency}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_an_invoice_is_at_stripe() {
+        let line = |invoice: &str| ExplainedLine {
+            stripe_invoice: invoice.to_owned(),
+            ..ExplainedLine::default()
+        };
+        let shown =
+            metered_only(&[line("in_2"), line(""), line("in_2"), line("in_1?a")]).into_string();
+        assert_eq!(shown.matches("<a href=").count(), 2, "{shown}");
+        let first = shown
+            .find("\"https://dashboard.stripe.com/invoices/in_1%3Fa\"")
+            .unwrap();
+        assert!(
+            first
+                < shown
+                    .find("\"https://dashboard.stripe.com/invoices/in_2\"")
+                    .unwrap()
+        );
+        let unknown = metered_only(&[line("")]).into_string();
+        assert!(unknown.ends_with("credits are at Stripe.</p>"), "{unknown}");
     }
 }

@@ -22,6 +22,7 @@ mod explained_csv;
 mod find;
 mod html;
 mod invoice;
+mod invoice_download;
 mod invoice_parts;
 mod kept;
 mod keys;
@@ -112,6 +113,20 @@ pub(crate) struct Place {
     pub(crate) is_tls: bool,
     /// Whether only this machine reaches it.
     pub(crate) is_loopback: bool,
+}
+
+/// What is made of a request.
+enum Made {
+    /// An answer that exists in full.
+    Page(Response),
+    /// One that is made while it is read.
+    Download(Response),
+}
+
+impl From<Response> for Made {
+    fn from(answer: Response) -> Self {
+        Self::Page(answer)
+    }
 }
 
 /// The console of a server.
@@ -247,30 +262,40 @@ impl Console {
         &self,
         caller: Option<&Caller>,
         head: &Parts,
-        made: impl Future<Output = Response>,
+        made: impl Future<Output = impl Into<Made>>,
     ) -> Response {
         let Some(connection) = visitor::activity(head) else {
-            return made.await;
+            let made: Made = made.await.into();
+            let (Made::Page(answer) | Made::Download(answer)) = made;
+            return answer;
         };
         let kept = match self.pages.reserve(caller, connection) {
-            Ok(place) => place.keep(made.await).await,
+            Ok(place) => {
+                let made: Made = made.await.into();
+                match made {
+                    Made::Page(answer) => place.keep(answer).await,
+                    Made::Download(answer) => Ok(place.follow(answer)),
+                }
+            }
             Err(error) => Err(error),
         };
         kept.unwrap_or_else(unread)
     }
 
-    async fn made(&self, path: HttpPath, requirement: Requirement, visitor: Visitor) -> Response {
+    async fn made(&self, path: HttpPath, requirement: Requirement, visitor: Visitor) -> Made {
         // The calls of these refuse by themselves, which is limited and audited.
         let is_audited = matches!(path, HttpPath::ConsoleAudit | HttpPath::ConsoleKeys);
         if !is_audited && let Err(denial) = visitor.caller.check_role(requirement) {
-            return layout::failure(Some(&visitor), &Error::PermissionDenied(denial).into());
+            return layout::failure(Some(&visitor), &Error::PermissionDenied(denial).into()).into();
         }
-        if path == HttpPath::ConsoleInvoice && explained_csv::is_wanted(&visitor.query) {
-            let made = explained_csv::answer(&visitor).await;
-            return made.unwrap_or_else(|failure| layout::failure(Some(&visitor), &failure));
+        if path == HttpPath::ConsoleInvoice && invoice_download::is_wanted(&visitor.query) {
+            return match invoice_download::answer(&visitor).await {
+                Ok(answer) => Made::Download(answer),
+                Err(failure) => layout::failure(Some(&visitor), &failure).into(),
+            };
         }
         match self.content(path, &visitor).await {
-            Ok(page) => layout::answer(Some(&visitor), path, &page),
+            Ok(page) => layout::answer(Some(&visitor), path, &page).into(),
             Err(failure) => {
                 let mut answer = layout::failure(Some(&visitor), &failure);
                 if path == HttpPath::ConsoleRun {
@@ -278,7 +303,7 @@ impl Console {
                     let refresh = refresh.map(|refresh| (header::REFRESH, refresh));
                     answer.headers_mut().extend(refresh);
                 }
-                answer
+                answer.into()
             }
         }
     }

@@ -17,7 +17,7 @@ use self::{
     increments::{Chunk, Entry},
     lines::{Lines, not_found, order_of, periods_of},
     one_report::periods_of_report,
-    place::{LineKey, MAX_REPORTS, Position, Search},
+    place::{LineKey, MAX_LINES, MAX_SEARCHED, Position, Search},
 };
 pub(crate) use self::{lines::Line, place::Place};
 use crate::{
@@ -239,7 +239,11 @@ async fn choose(
     limit: usize,
     now: Millis,
 ) -> Result<Chunk> {
-    let limit = limit.min(MAX_REPORTS);
+    let limit = if query.with_increments {
+        limit.min(MAX_SEARCHED)
+    } else {
+        limit
+    };
     let mut reader = Lines::of(snapshot, query.with_others);
     let mut chunk = Chunk::default();
     let mut chosen = Vec::new();
@@ -252,7 +256,7 @@ async fn choose(
             .lines
             .first()
             .is_some_and(|(first, _)| first.0 != key.0);
-        if chosen.len() >= limit || chunk.lines.len() >= MAX_REPORTS || is_other_account {
+        if chosen.len() >= limit || chunk.lines.len() >= MAX_LINES || is_other_account {
             chunk.next = Some(Position {
                 line: key,
                 after: None,

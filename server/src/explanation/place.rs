@@ -8,8 +8,10 @@ use crate::{
     store::key_search::KeyPlace,
 };
 
-/// The reports of one page at most.
-pub(crate) const MAX_REPORTS: usize = 100;
+/// The reports whose increments one page searches for at most.
+pub(crate) const MAX_SEARCHED: usize = 100;
+/// The lines of one page at most.
+pub(crate) const MAX_LINES: usize = 100;
 /// The same report can be in the lines of several subscriptions.
 const MAX_ENTRIES: usize = 1_000;
 

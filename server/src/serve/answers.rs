@@ -204,6 +204,16 @@ impl Held {
         Ok(held)
     }
 
+    /// Another one of the same caller and connection, which holds nothing yet.
+    pub(super) fn another(&self) -> Self {
+        Self::new(Arc::clone(&self.connection), self.share.another())
+    }
+
+    /// The connection that the bytes are for.
+    pub(super) fn connection(&self) -> &Arc<Activity> {
+        &self.connection
+    }
+
     fn try_add(&mut self, bytes: usize) -> Result<(), Error> {
         let unread = self.connection.unread();
         let refused = |unread, limit| Error::AnswersUnread { unread, limit };
@@ -279,8 +289,7 @@ impl<B> LimitedBody<B> {
         frame.map_data(|bytes| {
             // Cannot fail: only an answer that may be refused can exceed a limit, and it was counted before.
             let _ = held.grow(bytes.len(), false);
-            let next = Held::new(Arc::clone(&held.connection), held.share.another());
-            self.held = Some(next);
+            self.held = Some(held.another());
             Bytes::from_owner(AnswerBytes::new(bytes, held))
         })
     }

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{
@@ -22,7 +22,11 @@ use super::{
     answers::{AnswerBytes, Held, MAX_ANSWER_BYTES},
     pools::{Limits, Pools},
 };
-use crate::{connections::Activity, domain::access::Caller, error::Error};
+use crate::{
+    connections::{Activity, Call, Wait},
+    domain::access::Caller,
+    error::Error,
+};
 
 /// Pages of callers with a key, a certificate or a session, and of all while there is no key.
 const OF_CALLERS: Limits = Limits {
@@ -95,6 +99,61 @@ impl PagePlace {
         held.grow(bytes.len(), true)?;
         let bytes = Bytes::from_owner(AnswerBytes::new(bytes, held));
         Ok(Response::from_parts(parts, Body::new(PageBody(bytes))))
+    }
+
+    /// Counts the parts of an answer that is made while it is read, each until it is read. None is refused: the caller reads
+    /// the one before first, so each answer has one part at a time.
+    pub(crate) fn follow(self, answer: Response) -> Response {
+        let Self(place) = self;
+        answer.map(|body| {
+            Body::new(GrowingBody {
+                body,
+                part: Bytes::new(),
+                _call: place.connection().begin_call(),
+                _waiting: place.connection().begin_wait(),
+                place,
+            })
+        })
+    }
+}
+
+/// The body of an answer that is made while it is read.
+struct GrowingBody {
+    body: Body,
+    /// What is left of the last part.
+    part: Bytes,
+    /// Keeps the place of the answer between its parts.
+    place: Held,
+    /// The connection keeps its place until the answer has ended, ...
+    _call: Call,
+    /// ... and its caller is silent meanwhile.
+    _waiting: Wait,
+}
+
+impl HttpBody for GrowingBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        while self.part.is_empty() {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()? else {
+                return Poll::Ready(None);
+            };
+            if let Ok(bytes) = frame.into_data()
+                && !bytes.is_empty()
+            {
+                let mut held = self.place.another();
+                // Cannot fail, because it may not be refused.
+                let _ = held.grow(bytes.len(), false);
+                self.part = Bytes::from_owner(AnswerBytes::new(bytes, held));
+            }
+        }
+        let length = self.part.len().min(FRAME_BYTES);
+        let frame = Frame::data(self.part.split_to(length));
+        Poll::Ready(Some(Ok(frame)))
     }
 }
 
@@ -181,6 +240,45 @@ mod tests {
         }
         // No form takes anything from those who have a key.
         assert!(page(&limit, Some(&reader("a")), 1_000).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_grows_counts_one_part_at_a_time_and_ends_with_its_error() {
+        let limit = PageLimit::default();
+        let connection = Activity::unconnected();
+        let place = limit
+            .reserve(Some(&reader("a")), Arc::clone(&connection))
+            .unwrap();
+        let size = 2 * FRAME_BYTES;
+        let parts = [
+            Ok("a".repeat(size)),
+            Ok(String::new()),
+            Ok("b".repeat(size)),
+        ];
+        let parts = parts
+            .into_iter()
+            .chain([Err(std::io::Error::other("lost"))]);
+        let answer = Body::from_stream(futures_util::stream::iter(parts)).into_response();
+        let mut body = place.follow(answer).into_body();
+        // The place and one part.
+        let most = MAX_ANSWER_BYTES - PAGE_BYTES;
+        let fits = |bytes| {
+            let fits = connection.unread().try_add(bytes, MAX_ANSWER_BYTES).is_ok();
+            if fits {
+                connection.unread().remove(bytes);
+            }
+            fits
+        };
+        for _ in 0..2 {
+            assert!(fits(most));
+            let first = body.frame().await.unwrap().unwrap();
+            assert!(!fits(most - size + 1) && fits(most - size));
+            let second = body.frame().await.unwrap().unwrap();
+            drop((first, second));
+        }
+        assert!(body.frame().await.unwrap().is_err());
+        drop(body);
+        assert!(fits(MAX_ANSWER_BYTES));
     }
 
     #[tokio::test]

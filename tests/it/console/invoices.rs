@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use fake_stripe::Fault;
-use usage_client::{Increment, ReportState};
+use usage_client::{ExplainInvoice, Increment, InvoiceLine, ReportState};
 
 use super::{Answer, Browser, keys, links};
 use crate::{
@@ -78,10 +78,14 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     let csv = link(&page, "/invoice?account=acct&invoice=in_").unwrap();
     let csv = format!("{}&as=csv", csv.split("&as=").next().unwrap());
     let csv = browser.get(&csv).await;
-    assert_rows(&csv);
-    // `usagectl` prints the same, with the line ends of this system.
     let (_, invoice) = of_invoice.split_once("&invoice=").unwrap();
     let invoice = invoice.split('&').next().unwrap();
+    let explained = ExplainInvoice::of_invoice(invoice);
+    let explained = client.explain_invoice(explained).await.unwrap();
+    let charged = &explained.lines[0].invoice_lines[0];
+    assert_charged(&page, charged);
+    assert_rows(&csv, charged);
+    // `usagectl` prints the same, with the line ends of this system.
     let explain = ["explain", "acct", "--invoice", invoice, "--csv"];
     let printed = usagectl::done(&world, &explain).await;
     assert_eq!(csv.text.replace("\r\n", "\n"), printed);
@@ -93,8 +97,19 @@ fn link(page: &Answer, start: &str) -> Option<String> {
     links(page, start).into_iter().next()
 }
 
-/// The invoice as CSV: a keyed and a keyless part of one report, and a line without any.
-fn assert_rows(csv: &Answer) {
+/// The page says what the invoice charges, and where the rest of it is.
+fn assert_charged(page: &Answer, charged: &InvoiceLine) {
+    let amount = charged.decimal_amount();
+    assert!(amount.contains('.'), "{amount}");
+    page.assert_shows(200, &format!("125 {amount} USD"));
+    page.assert_shows(200, "Metered lines only.");
+    let start = "https://dashboard.stripe.com/invoices/";
+    let at_stripe = links(page, start);
+    assert_eq!(at_stripe, [format!("{start}{}", charged.invoice)]);
+}
+
+/// The invoice as CSV: a line with what the invoice charges, a keyed and a keyless part of one report, and a line without any.
+fn assert_rows(csv: &Answer, charged: &InvoiceLine) {
     assert_eq!(csv.header("content-type"), "text/csv; charset=utf-8");
     assert_eq!(csv.header("x-content-type-options"), "nosniff");
     let rows: Vec<Vec<&str>> = csv
@@ -103,17 +118,25 @@ fn assert_rows(csv: &Answer) {
         .map(|row| row.split(',').collect())
         .collect();
     let names: Vec<&str> = rows.iter().map(|row| row[0]).collect();
-    assert_eq!(
-        names,
-        ["row", "line", "report", "increment", "without_key", "line"],
-        "{}",
-        csv.text
-    );
+    let parts = ["report", "increment", "without_key", "line"];
+    let amount = charged.decimal_amount();
+    assert_eq!(names[..3], ["row", "line", "invoice_line"], "{}", csv.text);
+    assert_eq!(names[3..7], parts, "{}", csv.text);
     let place = |name| rows[0].iter().position(|column| *column == name).unwrap();
     assert_eq!(rows[1][place("difference")], "0");
-    assert_eq!(rows[3][place("key")], KEY);
-    assert_eq!(rows[3][place("quantity")], "120");
-    assert_eq!(rows[4][place("quantity")], "5");
+    for (column, value) in [
+        ("invoices", &*charged.invoice),
+        ("quantity", "125"),
+        ("invoice_line", &*charged.line),
+        ("invoice_status", &*charged.status),
+        ("amount", &*amount),
+        ("currency", "usd"),
+    ] {
+        assert_eq!(rows[2][place(column)], value, "{column}");
+    }
+    assert_eq!(rows[4][place("key")], KEY);
+    assert_eq!(rows[4][place("quantity")], "120");
+    assert_eq!(rows[5][place("quantity")], "5");
 }
 
 async fn what_is_not_known_is_said_on_the_page(world: World) {

@@ -7,6 +7,7 @@ mod crawl;
 mod form_fields;
 mod gate;
 mod hostile;
+mod invoice_files;
 mod invoices;
 mod lost_answers;
 mod pages;
