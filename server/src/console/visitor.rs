@@ -14,9 +14,9 @@ use super::{
     query::Query,
 };
 use crate::{
+    client_address::ClientAddress,
     connections::Activity,
     domain::{Millis, access::Caller, console_session::SessionSecret, http_paths::HttpPath},
-    request_context::RequestContext,
 };
 
 /// Who looks at a page.
@@ -44,8 +44,7 @@ impl Visitor {
         stack: Stack,
         (now, may_change): (Millis, bool),
     ) -> Self {
-        let context = head.extensions.get::<RequestContext>();
-        let calls = Calls::new(stack, Arc::clone(&caller), activity(head), context);
+        let calls = Calls::new(stack, Arc::clone(&caller), &head.extensions);
         Self {
             caller,
             session,
@@ -74,8 +73,6 @@ pub(super) fn activity(head: &Parts) -> Option<Arc<Activity>> {
 
 /// The address that a request came from.
 pub(super) fn address(of: &Extensions) -> IpAddr {
-    let activity = of.get::<Arc<Activity>>();
-    activity.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |activity| {
-        activity.peer().ip()
-    })
+    let address = ClientAddress::find(of);
+    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ClientAddress::ip)
 }
