@@ -11,6 +11,7 @@ mod lost_answers;
 mod pages;
 mod shadow;
 mod sign_in;
+mod trusted_proxies;
 mod usage;
 mod visitors;
 
