@@ -63,8 +63,8 @@ impl FromStr for AddressRange {
                 "{text:?} is of IPv4: write it as one of IPv4, such as {first}"
             ));
         }
-        let bits = if first.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
+        let bits: u32 = if first.is_ipv4() { 32 } else { 128 };
+        let prefix: u32 = match prefix {
             Some(prefix) => prefix.parse().map_err(|_| wrong())?,
             None => bits,
         };
