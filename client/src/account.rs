@@ -263,6 +263,7 @@ impl Billing {
 #[must_use = "nothing is listed until it is sent"]
 pub struct ListAccounts {
     stripe_customer: String,
+    account_prefix: String,
     include_counted: bool,
     include_usage: bool,
     page_size: u32,
@@ -293,6 +294,12 @@ impl ListAccounts {
         self
     }
 
+    /// Only accounts whose ids begin with this; not with [`Self::customer`].
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.account_prefix = prefix.into();
+        self
+    }
+
     /// The maximum number of accounts on the page, up to 1,000.
     pub fn page_size(mut self, page_size: u32) -> Self {
         self.page_size = page_size;
@@ -312,6 +319,7 @@ impl ListAccounts {
             stripe_customer: self.stripe_customer,
             include_counted: self.include_counted,
             include_usage: self.include_usage,
+            account_prefix: self.account_prefix,
         }
     }
 }

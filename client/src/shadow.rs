@@ -130,7 +130,8 @@ pub struct ShadowDay {
     pub meter: String,
     /// The first moment of the day.
     pub day: DateTime<Utc>,
-    /// What was counted here and is billed to the customer, by whichever side.
+    /// What was counted here for the customer, by the links of its accounts. It includes usage of a trial, and of a time that
+    /// no subscription charges: the sender would not send these.
     pub counted: i64,
     /// Stripe's total, or why it could not be read.
     pub stripe_total: Result<i64, String>,
@@ -140,6 +141,8 @@ pub struct ShadowDay {
     pub preliminary: bool,
     /// The accounts whose usage was counted.
     pub account_ids: Vec<String>,
+    /// Whether no account was ever linked to the customer, so that nothing can be counted for it.
+    pub unlinked: bool,
 }
 
 /// A page of compared days.
@@ -158,6 +161,8 @@ pub struct ShadowPage {
     pub shadow: bool,
     /// From when on the service bills; none if no moment was named, or none is needed.
     pub bill_from: Option<DateTime<Utc>>,
+    /// Why customers that no account is linked to could not be listed; none if they could, or if it was not their turn.
+    pub unlinked_error: Option<String>,
 }
 
 impl ShadowPage {
@@ -173,6 +178,7 @@ impl ShadowPage {
                 finding: ShadowFinding::from_wire(day.finding),
                 preliminary: day.preliminary,
                 account_ids: day.account_ids,
+                unlinked: day.unlinked,
             })
         });
         let token = response.next_page_token;
@@ -183,6 +189,8 @@ impl ShadowPage {
             until: wire::required_time(response.until, "until")?,
             shadow: response.shadow,
             bill_from: wire::optional_time(response.bill_from, "bill_from")?,
+            unlinked_error: (!response.unlinked_error.is_empty())
+                .then_some(response.unlinked_error),
         })
     }
 }

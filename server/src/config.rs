@@ -2,6 +2,8 @@
 
 mod access;
 mod database;
+#[cfg(test)]
+mod hostile_values;
 mod listen;
 mod log;
 mod secret;

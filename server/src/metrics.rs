@@ -24,7 +24,10 @@ pub(crate) use self::{
         certificate_expires, connection_refused, revocation_lists_expire, tls_reload_failed,
     },
     sending::{PausedBy, accepted_at, sending_paused},
-    stripe::{StripeOutcome, events_per_sec, stripe_failure, stripe_request, stripe_unreadable},
+    stripe::{
+        StripeOutcome, events_per_sec, refused_in_shadow, stripe_failure, stripe_request,
+        stripe_unreadable,
+    },
     watched::{
         DEADLINES, STATES, StateFigures, database_size, job_ran, lease_held, oldest_unreported,
         report_schedule_gap, reports_in_state, reports_near_deadline, unfinished_deletions,

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    request_context::carried,
+};
 
 /// The reads that run at a time.
 const MAX_RUNNING: usize = 2;
@@ -32,6 +35,22 @@ pub(crate) struct Turn {
     _place: OwnedSemaphorePermit,
 }
 
+/// The place of a caller that reads several times, and takes a turn for each.
+#[derive(Debug)]
+pub(crate) struct Place {
+    place: OwnedSemaphorePermit,
+    turns: Arc<Semaphore>,
+}
+
+impl Place {
+    /// Waits for a turn, in the order of the calls.
+    pub(crate) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        // Never closed.
+        turn.map_err(|_| Error::ShuttingDown)
+    }
+}
+
 impl ReadTurns {
     /// The turns of reads that are called this, in the plural.
     pub(crate) fn of(of: &'static str) -> Self {
@@ -47,19 +66,47 @@ impl ReadTurns {
     /// # Errors
     /// Too many wait already.
     pub(crate) async fn take(&self) -> Result<Turn> {
+        let place = self.place()?;
+        Ok(Turn {
+            _turn: place.turn().await?,
+            _place: place.place,
+        })
+    }
+
+    /// A place among those that read and wait.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub(crate) fn place(&self) -> Result<Place> {
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| Error::TooManyReads {
             of: self.of,
             running: MAX_RUNNING,
             waiting: MAX_WAITING,
         })?;
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        // Never closed.
-        let turn = turn.map_err(|_| Error::ShuttingDown)?;
-        Ok(Turn {
-            _turn: turn,
-            _place: place,
+        Ok(Place {
+            place,
+            turns: Arc::clone(&self.turns),
         })
+    }
+
+    /// Reads when it is the call's turn. A caller that is gone does not end the read: the engine would go on with it while
+    /// others begin.
+    ///
+    /// # Errors
+    /// Too many wait already, or the read fails.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.take().await?;
+        let reading = tokio::spawn(carried(async move {
+            let _turn = turn;
+            read.await
+        }));
+        reading
+            .await
+            .unwrap_or_else(|error| Err(Error::Internal(error.into())))
     }
 }
 
@@ -94,5 +141,24 @@ mod tests {
         drop(next);
         drop(waiting);
         assert!(last.now_or_never().unwrap().is_ok());
+    }
+    #[tokio::test]
+    async fn a_place_is_kept_between_turns() {
+        let turns = ReadTurns::of("dry runs");
+        let places: Vec<_> = (0..MAX_RUNNING + MAX_WAITING)
+            .map(|_| turns.place().unwrap())
+            .collect();
+        let (first, _second) = (
+            places[0].turn().await.unwrap(),
+            places[1].turn().await.unwrap(),
+        );
+        let mut third = Box::pin(places[2].turn());
+        assert!((&mut third).now_or_never().is_none());
+        drop(first);
+        assert!((&mut third).now_or_never().unwrap().is_ok());
+        assert_eq!(turns.place().unwrap_err().reason(), "OVERLOADED");
+        drop(third);
+        drop(places);
+        assert!(turns.place().is_ok());
     }
 }

@@ -38,7 +38,7 @@ use crate::{
     authentication::Authenticator,
     clock::Clock,
     config::Config,
-    domain::SECOND_MS,
+    domain::{SECOND_MS, billing_start::BillingStart},
     http::Http,
     ingest::{WriteBatcher, WriteBatcherOptions},
     metrics::{self, Exporter},
@@ -150,6 +150,8 @@ async fn prepare(store: &Store, is_alone: bool, config: &Config) -> Result<(), S
     }
     if config.stripe.reporting.is_shadow() {
         begin_shadow(store).await?;
+    } else if config.stripe.key().is_ok_and(|key| key.is_some()) {
+        warn_without_moment(store).await?;
     }
     // From here on, the clock shows the database's time.
     store.shared_now().await.map_err(failed)?;
@@ -346,6 +348,19 @@ async fn begin_shadow(store: &Store) -> Result<(), ServeError> {
         ));
     }
     tracing::warn!("REPORTING is shadow: Stripe is only read, and nothing is sent");
+    Ok(())
+}
+
+/// Says that nothing is sent where another integration bills and no moment is named from which this service does: by
+/// mistake, or because a backup from before that was restored.
+async fn warn_without_moment(store: &Store) -> Result<(), ServeError> {
+    let start = store.billing_start().await;
+    let start = start.map_err(|error| ServeError::Io(Box::new(error)))?;
+    if start == BillingStart::NotNamed {
+        tracing::error!(
+            "REPORTING is on, and nothing is sent: another integration bills by this database, and no moment is named from which this service does; name it with `usagectl shadow switch`, or with `usage-server restore --bill-from` if a backup from before it was named was restored"
+        );
+    }
     Ok(())
 }
 

@@ -18,8 +18,9 @@ use crate::{
         window::Interval,
     },
     error::{Error, Result},
+    read_turns::ReadTurns,
     store::Store,
-    stripe::{Failure, Stripe, event_summaries::Grouping},
+    stripe::{Failure, Stripe, event_summaries::Grouping, list_subscriptions::LiveSubscription},
 };
 
 /// What is compared.
@@ -46,6 +47,27 @@ pub(crate) struct ShadowDay {
     pub(crate) finding: ShadowFinding,
     pub(crate) is_preliminary: bool,
     pub(crate) accounts: BTreeSet<AccountId>,
+    /// Whether the customer was never linked to an account.
+    pub(crate) is_unlinked: bool,
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// After this customer of a link; empty at the beginning.
+    Linked(String),
+    /// Among the customers that no account is linked to, after this subscription.
+    Unlinked(String),
+}
+
+/// A page of compared days.
+#[derive(Debug)]
+pub(crate) struct ShadowPage {
+    pub(crate) days: Vec<ShadowDay>,
+    /// Where the next page begins, if there is one.
+    pub(crate) next: Option<Place>,
+    /// Why the customers that no account is linked to could not be listed.
+    pub(crate) unlinked_error: Option<String>,
 }
 
 /// What was counted of a meter on a day, and of which accounts.
@@ -65,6 +87,8 @@ pub(crate) struct ShadowComparison {
     /// `None` without a Stripe key.
     stripe: Option<Stripe>,
     meters: Arc<Meters>,
+    /// Those of pages.
+    turns: ReadTurns,
 }
 
 impl ShadowComparison {
@@ -73,38 +97,127 @@ impl ShadowComparison {
             store,
             stripe,
             meters,
+            turns: ReadTurns::of("comparisons of shadow mode"),
         }
     }
 
-    /// The days of the next customers after `after`, and the last customer of the page if more may follow.
+    /// The days of a page of customers: of at most `limit` of links, and, after the last of them, of at most `limit` that no
+    /// account is linked to. It waits for its turn: the usage of each customer is read, and Stripe asked.
     pub(crate) async fn page(
         &self,
         query: &ShadowQuery,
-        after: &str,
+        place: Place,
         limit: u64,
         now: Millis,
-    ) -> Result<(Vec<ShadowDay>, Option<String>)> {
+    ) -> Result<ShadowPage> {
         let stripe = self.stripe.as_ref().ok_or(Error::ReportingDisabled)?;
-        let customers: Vec<String> = if let Some(customer) = &query.customer {
-            vec![customer.clone()]
-        } else {
-            let billed = self.store.billed_customers(after, limit).await?;
-            billed.into_iter().map(|one| one.customer).collect()
+        let _turn = self.turns.take().await?;
+        let mut page = ShadowPage {
+            days: Vec::new(),
+            next: None,
+            unlinked_error: None,
         };
-        let is_full = u64::try_from(customers.len()).is_ok_and(|len| len >= limit);
-        let next = customers
-            .last()
-            .filter(|_| is_full && query.customer.is_none())
-            .cloned();
+        if let Some(customer) = &query.customer {
+            let customers = std::slice::from_ref(customer);
+            page.days = self.days_of(stripe, customers, query, now).await?;
+            return Ok(page);
+        }
+        let after = match place {
+            Place::Unlinked(after) => Some(after),
+            Place::Linked(after) => {
+                let billed = self.store.billed_customers(&after, limit).await?;
+                let customers: Vec<String> = billed.into_iter().map(|one| one.customer).collect();
+                page.days = self.days_of(stripe, &customers, query, now).await?;
+                let is_full = u64::try_from(customers.len()).is_ok_and(|len| len >= limit);
+                page.next = customers
+                    .last()
+                    .filter(|_| is_full)
+                    .map(|last| Place::Linked(last.clone()));
+                page.next.is_none().then(String::new)
+            }
+        };
+        if let Some(after) = after {
+            match self.unlinked(stripe, &after, limit).await? {
+                Ok((customers, next)) => {
+                    let days = self.days_of(stripe, &customers, query, now).await?;
+                    page.days.extend(days);
+                    page.next = next.map(Place::Unlinked);
+                }
+                Err(failure) => page.unlinked_error = Some(failure.message().to_owned()),
+            }
+        }
+        Ok(page)
+    }
+
+    /// Customers that no account was ever linked to, with a subscription that charges one of the meters, and the subscription
+    /// after which the next page begins. A customer is on the page of the newest such subscription.
+    async fn unlinked(
+        &self,
+        stripe: &Stripe,
+        after: &str,
+        limit: u64,
+    ) -> Result<std::result::Result<(Vec<String>, Option<String>), Failure>> {
+        let mut meters = BTreeSet::new();
+        for meter in self.meters.all() {
+            match stripe.meter_id(&meter.event_name).await {
+                Ok(id) => {
+                    meters.insert(id);
+                }
+                // Nothing charges a meter that does not exist.
+                Err(Failure::NoMeter(_)) => {}
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+        let charges = |subscription: &LiveSubscription| {
+            let mut prices = subscription.prices.iter();
+            prices.any(|price| price.meter.as_ref().is_some_and(|id| meters.contains(id)))
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        stripe.read_turn().await;
+        let after = Some(after).filter(|after| !after.is_empty());
+        let (subscriptions, next) = match stripe.live_subscriptions_after(after, limit).await {
+            Ok(page) => page,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let mut customers = Vec::new();
+        for subscription in subscriptions.iter().filter(|one| charges(one)) {
+            let customer = &subscription.customer;
+            if !self.store.accounts_of(customer).await?.is_empty() {
+                continue;
+            }
+            stripe.read_turn().await;
+            match stripe.live_subscriptions_of(customer).await {
+                Ok(own) => {
+                    let newest = own.items.iter().find(|one| charges(one));
+                    if newest.is_some_and(|newest| newest.id == subscription.id) {
+                        customers.push(customer.clone());
+                    }
+                }
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+        Ok(Ok((customers, next)))
+    }
+
+    /// The days of some customers.
+    async fn days_of(
+        &self,
+        stripe: &Stripe,
+        customers: &[String],
+        query: &ShadowQuery,
+        now: Millis,
+    ) -> Result<Vec<ShadowDay>> {
         let mut days = Vec::new();
-        for customer in &customers {
-            let mut counted = self.counted(customer, query.days).await?;
+        for customer in customers {
+            let accounts = self.store.accounts_of(customer).await?;
+            let mut counted = self.counted(customer, &accounts, query.days).await?;
             for meter in self.meters.all() {
                 let own = self
                     .compare(stripe, (customer, meter), query.days, &mut counted)
                     .await;
                 days.extend(own.into_iter().map(|day| ShadowDay {
                     is_preliminary: is_preliminary(day.day, now),
+                    is_unlinked: accounts.is_empty(),
                     ..day
                 }));
             }
@@ -112,15 +225,20 @@ impl ShadowComparison {
         if query.only_differences {
             days.retain(|day| day.finding != ShadowFinding::Equal);
         }
-        Ok((days, next))
+        Ok(days)
     }
 
     /// What was counted of a customer, of whatever account: Stripe sums by customer.
-    async fn counted(&self, customer: &str, days: Interval) -> Result<CountedDays> {
+    async fn counted(
+        &self,
+        customer: &str,
+        accounts: &[AccountId],
+        days: Interval,
+    ) -> Result<CountedDays> {
         let mut counted = CountedDays::new();
-        for account in self.store.accounts_of(customer).await? {
-            let (links, _) = self.store.links_and_periods(&account, days).await?;
-            for figure in self.store.figures(&account, days).await? {
+        for account in accounts {
+            let (links, _) = self.store.links_and_periods(account, days).await?;
+            for figure in self.store.figures(account, days).await? {
                 let at = figure.usage.event_at();
                 if !days.contains(at) || !is_compared(&figure) {
                     continue;
@@ -187,6 +305,7 @@ impl ShadowComparison {
                     finding,
                     is_preliminary: false,
                     accounts: ours.accounts,
+                    is_unlinked: false,
                 });
             }
         }

@@ -17,9 +17,8 @@ use crate::{
         violation::{Reason, Violation},
         window::{Interval, Slots},
     },
-    error::{Error, Result},
+    error::Result,
     read_turns::ReadTurns,
-    request_context::carried,
     store::{
         Store,
         usage_of_accounts::{MeterAccounts, UsageFilter},
@@ -114,7 +113,7 @@ impl UsageOfAll {
                 .list_usage(&filter, order, after.as_ref(), limit)
                 .await
         };
-        self.in_turn(read).await
+        self.turns.read(read).await
     }
 
     /// The usage of all accounts together.
@@ -140,7 +139,7 @@ impl UsageOfAll {
         check_parts(period, width, meters)?;
         let (store, only) = (self.store.clone(), filter.meter.clone());
         let read = async move { store.summed_usage(&filter, width, top.into()).await };
-        let mut summed = self.in_turn(read).await?;
+        let mut summed = self.turns.read(read).await?;
         let accounts = summed.accounts.into_iter();
         let mut accounts: BTreeMap<String, MeterAccounts> =
             accounts.map(|one| (one.meter.clone(), one)).collect();
@@ -165,22 +164,6 @@ impl UsageOfAll {
             .collect();
         check_states(&meters)?;
         Ok(Summary { zone, meters })
-    }
-
-    /// Reads when it is the call's turn. A caller that is gone does not end the read: the engine would go on with it while
-    /// others begin.
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        read: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let turn = self.turns.take().await?;
-        let reading = tokio::spawn(carried(async move {
-            let _turn = turn;
-            read.await
-        }));
-        reading
-            .await
-            .unwrap_or_else(|error| Err(Error::Internal(error.into())))
     }
 
     fn meter_summary(
@@ -239,6 +222,7 @@ fn check_states(meters: &[MeterSummary]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     fn meter(points: usize, states: &[State]) -> MeterSummary {
         let interval = Interval { start: 0, end: 1 };

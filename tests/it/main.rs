@@ -11,6 +11,7 @@
 mod client;
 mod console;
 mod counting;
+mod fuzz;
 mod operations;
 mod reporting;
 mod simulation;

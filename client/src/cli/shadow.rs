@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// Pages of customers that are read; more need a smaller question.
 const MAX_PAGES: usize = 10_000;
 
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 9] = [
     "stripe_customer",
     "meter",
     "day",
@@ -25,6 +25,7 @@ const COLUMNS: [&str; 8] = [
     "finding",
     "preliminary",
     "account_ids",
+    "unlinked",
 ];
 
 #[derive(Debug, Args)]
@@ -99,7 +100,7 @@ async fn compare(
         question = question.stripe_customer(customer);
     }
     let mut comparison = Comparison::new(&COLUMNS, arguments.differing);
-    let mut token = None;
+    let (mut token, mut unlinked_error) = (None, None);
     for number in 0..MAX_PAGES {
         let mut page = question.clone();
         if let Some(token) = token {
@@ -117,6 +118,7 @@ async fn compare(
             };
             comparison.add(difference, cells(day));
         }
+        unlinked_error = unlinked_error.or(page.unlinked_error);
         token = page.next_page_token;
         if token.is_none() {
             break;
@@ -125,7 +127,16 @@ async fn compare(
     let told = |differing, compared| {
         format!("{differing} of {compared} days differ, without preliminary ones")
     };
-    comparison.end(arguments.format, streams, (token, "customers"), told)
+    let ended = comparison.end(arguments.format, streams, (token, "customers"), told);
+    let Some(why) = unlinked_error else {
+        return ended;
+    };
+    let not_compared = format!("customers that no account is linked to were not compared: {why}");
+    if ended.is_ok() {
+        return Err(Failure::Partial(not_compared));
+    }
+    writeln!(streams.err, "{not_compared}")?;
+    ended
 }
 
 /// What is compared, and which side bills.
@@ -158,6 +169,7 @@ fn cells(day: &ShadowDay) -> Vec<Value> {
         json!(day.finding.to_string()),
         json!(day.preliminary),
         json!(day.account_ids.join(" ")),
+        json!(day.unlinked),
     ]
 }
 

@@ -290,6 +290,10 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
     let (records, _) = records.as_chunks::<8>();
     let message = IncrementBatchRequest::decode(message).ok()?;
     let key = Uuid::parse_str(&message.idempotency_key).ok()?;
+    // Otherwise usage without its number of records would be dropped.
+    if message.increments.len() != records.len() {
+        return None;
+    }
     let increments = message.increments.into_iter().zip(records);
     let sums = increments.map(|(increment, records)| {
         Some(Sum {
@@ -307,6 +311,7 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn sums() -> Vec<Sum> {
         let sum = |account: &str, second| Sum {
@@ -444,5 +449,64 @@ mod tests {
         spool.write(name, &sums()).unwrap_err();
         assert!(!spool.path(name, UNFINISHED).exists());
         assert_eq!(spool.used.load(Ordering::Relaxed), 0);
+    }
+
+    /// A file with these contents and their checksum.
+    fn with_checksum(contents: &[u8]) -> Vec<u8> {
+        let checksum = crc32fast::hash(contents).to_le_bytes();
+        [&MAGIC[..], &checksum, contents].concat()
+    }
+
+    #[test]
+    fn a_file_whose_parts_do_not_match_is_damaged() {
+        let key = Uuid::now_v7();
+        let whole = encode(key, &sums());
+        let start = MAGIC.len() + 4;
+        for (count, length) in [(0_u32, 0), (1, 8), (3, 24)] {
+            let message = &whole[start + 4 + 16..];
+            let records = vec![1; length];
+            let contents = [&count.to_le_bytes()[..], &records, message].concat();
+            assert_eq!(decode(&with_checksum(&contents)), None, "{count}");
+        }
+        assert_eq!(
+            decode(&with_checksum(&whole[start..])).unwrap().sums,
+            sums()
+        );
+    }
+
+    proptest! {
+        /// A byte that is changed, removed, added or doubled, and a file that is cut or written twice.
+        #[test]
+        fn a_changed_file_is_damaged_and_never_other_usage(
+            place in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            kind in 0..6,
+        ) {
+            let whole = encode(Uuid::now_v7(), &sums());
+            let place = place.index(whole.len());
+            let mut changed = whole.clone();
+            match kind {
+                0 => changed[place] = byte,
+                1 => drop(changed.remove(place)),
+                2 => changed.insert(place, byte),
+                3 => changed.truncate(place),
+                4 => changed.extend_from_slice(&whole),
+                _ => changed.extend_from_within(place..),
+            }
+            prop_assert!(changed == whole || decode(&changed).is_none());
+        }
+
+        #[test]
+        fn any_contents_are_read_without_a_panic(
+            contents in proptest::collection::vec(any::<u8>(), 0..300),
+            count in 0..4_u32,
+        ) {
+            prop_assert_eq!(decode(&contents), None);
+            let _ = decode(&with_checksum(&contents));
+            let counted = [&count.to_le_bytes()[..], &contents].concat();
+            if let Some(batch) = decode(&with_checksum(&counted)) {
+                let _ = totals(&batch.sums);
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ mod earlier;
 mod entry;
 mod file;
 mod keys;
+mod moment;
 mod print;
 
 use std::{
@@ -20,7 +21,6 @@ use std::{
 
 use clap::Args;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use serde_json::json;
 use uuid::Uuid;
 
 use self::{
@@ -38,7 +38,7 @@ use crate::{
     account_check::find_difference,
     clock::Clock,
     config::CommandConfig,
-    domain::{Millis, meter::Meters, period::rfc3339, sender_mark::Mark, stream::Stream},
+    domain::{Millis, meter::Meters, sender_mark::Mark, stream::Stream},
     restore_look_up::{LookUp, LookUpError, hours_since},
     store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
@@ -62,6 +62,11 @@ pub struct RestoreCommand {
     /// an hour or two before. It is required where they do not show it.
     #[arg(long, value_parser = parse_time)]
     pub backup_at: Option<Millis>,
+
+    /// The moment from which this service bills (`usagectl shadow switch`), if the backup is from before it was named. What
+    /// Stripe has from before it was sent by another integration.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub bill_from: Option<Millis>,
 
     /// A backup of a SQLite database, made by `usage-server backup`, that is first put in the place of the database. What is
     /// there stays beside it under another name.
@@ -88,6 +93,8 @@ struct Restore<'a> {
     restored_at: Millis,
     /// What Stripe has from before is another integration's. It may be ahead.
     bills_since: Millis,
+    /// The moment to name, because the backup does not know it.
+    bill_from: Option<Millis>,
     /// Whether other databases send to the same meters: then the time before the backup is not compared.
     has_other_databases: bool,
 }
@@ -171,20 +178,18 @@ async fn restore(
         backup_at: now,
         restored_at: now,
         bills_since: Millis::MIN,
+        bill_from: command.bill_from,
         has_other_databases: false,
     };
     let sending = store.sending().await?;
-    restore.bills_since = sending.billing_start.moment();
     restore.check_account(&sending).await?;
     let marks = restore.marks_of(sending.database_id).await?;
     let last_change = store.last_activity().await?;
+    restore.set_moment(&sending, last_change)?;
     let backup_at = backup_time(command.backup_at, &sending, &marks.own, last_change);
     restore.backup_at = backup_at.map_err(OfflineError::Failed)?.min(now);
     restore.has_other_databases = marks.has_others(restore.backup_at);
-    let (id, details) = (
-        Uuid::now_v7(),
-        json!({ "backup_at": rfc3339(restore.backup_at) }),
-    );
+    let (id, details) = (Uuid::now_v7(), restore.details());
     if command.dry_run {
         Box::pin(restore.compare_and_print(now, out)).await?;
         print_keys(store, now, out).await?;
@@ -300,6 +305,7 @@ impl Restore<'_> {
         if self.is_dry_run {
             return Ok(());
         }
+        self.name_moment().await?;
         // No server counts meanwhile, so this ends.
         while self.store.close_restored_page(self.restored_at).await? > 0 {}
         self.store.doubt_unsent(self.restored_at).await?;

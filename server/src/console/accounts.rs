@@ -14,10 +14,7 @@ use super::{
     layout::Page,
     visitor::Visitor,
 };
-use crate::{
-    domain::{http_paths::HttpPath, violation::quoted},
-    rpc::accounts_from,
-};
+use crate::domain::{account_id::AccountId, http_paths::HttpPath, violation::quoted};
 
 /// The meters of one account that are shown.
 const MAX_METERS: usize = 3;
@@ -26,20 +23,15 @@ const CUSTOMER: &str = "cus_";
 
 pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     let wanted = visitor.query.get("id");
-    let request = request(wanted, visitor.query.get("page")).ok_or_else(|| {
-        Failure::invalid(format!(
+    if !wanted.is_empty() && AccountId::parse(wanted).is_err() {
+        return Err(Failure::invalid(format!(
             "no account begins with {}: ids have 1 to 128 characters out of A-Z a-z 0-9 . _ : @ / + = -",
             quoted(wanted)
-        ))
-    })?;
+        )));
+    }
+    let request = request(wanted, visitor.query.get("page"));
     let mut page = visitor.calls.list_accounts(request.clone()).await?;
-    keep_prefix(&mut page, wanted);
-    let name = if wanted.is_empty() {
-        "The same as JSON"
-    } else {
-        "All accounts from here on as JSON"
-    };
-    let mut links = vec![(json_of(&request), name)];
+    let mut links = vec![(json_of(&request), "The same as JSON")];
     if let Some(request) = of_customer(wanted) {
         // On the first page only.
         if visitor.query.get("page").is_empty() {
@@ -85,6 +77,7 @@ fn json_of(request: &ListAccountsRequest) -> String {
         "stripeCustomer": request.stripe_customer,
         "includeCounted": request.include_counted,
         "includeUsage": request.include_usage,
+        "accountPrefix": request.account_prefix,
     });
     json_url("AccountService/ListAccounts", &json)
 }
@@ -99,32 +92,15 @@ fn add(page: &mut ListAccountsResponse, accounts: Vec<Account>) {
     }
 }
 
-/// None if no id begins with what is wanted.
-fn request(wanted: &str, token: &str) -> Option<ListAccountsRequest> {
-    let mut request = ListAccountsRequest {
+/// The accounts whose ids begin with what is wanted.
+fn request(wanted: &str, token: &str) -> ListAccountsRequest {
+    ListAccountsRequest {
         page_size: ROWS,
         page_token: token.to_owned(),
         stripe_customer: String::new(),
         include_counted: true,
         include_usage: true,
-    };
-    if token.is_empty() && !wanted.is_empty() {
-        // Ids are listed in their order, so those with a beginning follow each other.
-        request.page_token = accounts_from(wanted)?;
-    }
-    Some(request)
-}
-
-/// Leaves what does not begin with a text out. Nothing after it does.
-fn keep_prefix(page: &mut ListAccountsResponse, prefix: &str) {
-    let number =
-        |page: &ListAccountsResponse| page.accounts.len().saturating_add(page.counted.len());
-    let all = number(page);
-    page.accounts
-        .retain(|account| account.account_id.starts_with(prefix));
-    page.counted.retain(|id| id.starts_with(prefix));
-    if number(page) < all {
-        page.next_page_token.clear();
+        account_prefix: wanted.to_owned(),
     }
 }
 
@@ -184,14 +160,43 @@ fn prices(account: Option<&Account>) -> Vec<&str> {
     prices
 }
 
-fn figures(usage: &[&RecentUsage], figure: impl Fn(&RecentUsage) -> Option<i64>) -> Markup {
+/// Why there is no figure of a period that began before what is read.
+const TOO_OLD: &str = "The period began more than 70 days ago, and this list reads the last 70 days. The page of the account has the figure.";
+/// Why there is no figure of the last period.
+const NONE_BEFORE: &str = "No billing period before the present one is known.";
+/// Why there is no figure of an account.
+const NO_USAGE: &str = "There is no usage of the last 70 days, which is what this list reads.";
+
+/// In the place of a figure that is not known. It is no zero.
+fn no_figure(why: &str) -> Markup {
+    html! { span .faint title=(why) { "–" } }
+}
+
+fn figures(
+    usage: &[&RecentUsage],
+    figure: impl Fn(&RecentUsage) -> Result<i64, &'static str>,
+) -> Markup {
     html! {
-        @if usage.is_empty() { span .faint { "–" } }
+        @if usage.is_empty() { (no_figure(NO_USAGE)) }
         @for one in usage.iter().take(MAX_METERS) {
-            div { (foreign(&one.meter)) " " @match figure(one) { Some(figure) => (grouped(figure)), None => span .faint { "–" } } }
+            div { (foreign(&one.meter)) " " @match figure(one) { Ok(figure) => (grouped(figure)), Err(why) => (no_figure(why)) } }
         }
         @if usage.len() > MAX_METERS { div { "and " (usage.len().saturating_sub(MAX_METERS)) " more" } }
     }
+}
+
+/// The usage of the present period.
+fn present(usage: &RecentUsage) -> Result<i64, &'static str> {
+    usage.quantity.ok_or(TOO_OLD)
+}
+
+/// The usage of the last period.
+fn last(usage: &RecentUsage) -> Result<i64, &'static str> {
+    let why = match usage.previous_period {
+        Some(_) => TOO_OLD,
+        None => NONE_BEFORE,
+    };
+    usage.previous_quantity.ok_or(why)
 }
 
 fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
@@ -213,8 +218,8 @@ fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
             td { (foreign(synced.map_or("", |synced| &synced.subscription))) }
             td { (foreign(synced.map_or("", |synced| &synced.status))) }
             td { @for price in prices(account) { div { (foreign(price)) } } }
-            td { (figures(usage, |one| one.quantity)) }
-            td { (figures(usage, |one| one.previous_quantity)) }
+            td { (figures(usage, present)) }
+            td { (figures(usage, last)) }
             td {
                 @for one in usage.iter().take(MAX_METERS) {
                     @let name = format!("{} of {id}, {} in 30 days", one.meter, grouped(one.days.iter().copied().fold(0, i64::saturating_add)));
@@ -223,5 +228,34 @@ fn row(id: &str, account: Option<&Account>, usage: &[&RecentUsage]) -> Markup {
             }
             td { (time(account.and_then(|account| account.valid_from))) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use usage_proto::v1::Period;
+
+    use super::*;
+
+    #[test]
+    fn a_figure_that_is_not_known_says_why() {
+        let known = RecentUsage {
+            quantity: Some(0),
+            previous_quantity: Some(7),
+            ..RecentUsage::default()
+        };
+        assert_eq!((present(&known), last(&known)), (Ok(0), Ok(7)));
+        let yearly = RecentUsage::default();
+        assert_eq!(
+            (present(&yearly), last(&yearly)),
+            (Err(TOO_OLD), Err(NONE_BEFORE))
+        );
+        let long = RecentUsage {
+            previous_period: Some(Period::default()),
+            ..RecentUsage::default()
+        };
+        assert_eq!(last(&long), Err(TOO_OLD));
+        let shown = figures(&[&long], last).into_string();
+        assert!(shown.contains(&format!("title=\"{TOO_OLD}\"")), "{shown}");
     }
 }

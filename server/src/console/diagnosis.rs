@@ -3,19 +3,28 @@
 
 use std::time::Duration;
 
+use maud::{Markup, html};
 use usage_proto::v1::{DoctorRequest, DoctorResponse};
 
 use super::{
     calls::Failure,
+    html::url,
     kept::{Ages, Found, Kept},
+    layout::Page,
     visitor::Visitor,
 };
+use crate::domain::http_paths::HttpPath;
+
+/// What was found, or nothing yet, or why there is nothing.
+pub(super) type Diagnosed = Result<Option<Found<DoctorResponse>>, Failure>;
 
 const AGES: Ages = Ages {
     young: Duration::from_secs(15),
-    shown: Duration::from_hours(1),
-    wait: Duration::from_secs(5),
+    old: Duration::from_hours(1),
+    wait: Duration::from_millis(100),
 };
+/// When a page loads itself again that has nothing to show yet, or only what is old.
+const REFRESH_SECS: u32 = 2;
 
 pub(super) struct Diagnosis(Kept<DoctorResponse>);
 
@@ -30,10 +39,7 @@ impl Diagnosis {
     ///
     /// # Errors
     /// The visitor may not see it, or it fails.
-    pub(super) async fn read(
-        &self,
-        visitor: &Visitor,
-    ) -> Result<Option<Found<DoctorResponse>>, Failure> {
+    pub(super) async fn read(&self, visitor: &Visitor) -> Diagnosed {
         let calls = visitor.calls.clone();
         let asking = async move { calls.doctor(DoctorRequest {}).await };
         // As the call itself checks it.
@@ -42,5 +48,77 @@ impl Diagnosis {
             return Ok(None);
         }
         self.0.get(asking).await
+    }
+}
+
+/// In the place of what is not found yet.
+pub(super) fn being_checked(path: HttpPath) -> Markup {
+    html! {
+        p #being-checked .note role="status" {
+            "This is being checked. "
+            a href=(url(path, &[])) { "Load this page again" }
+            " in a moment."
+        }
+    }
+}
+
+/// How old a finding is, and that it is looked for again if it is old.
+pub(super) fn age(found: &Found<DoctorResponse>) -> Markup {
+    let secs = found.age.as_secs();
+    html! {
+        "Checked "
+        @if let Some(hours) = secs.checked_div(3_600).filter(|hours| *hours > 0) { (hours) " h ago." } @else { (secs) " s ago." }
+        @if found.is_old { " It is being checked again." }
+    }
+}
+
+/// A page that loads itself again while there is nothing to show, or only what is old. A failure ends that.
+pub(super) fn refreshed(page: Page, path: HttpPath, found: &Diagnosed) -> Page {
+    let is_waiting = match found {
+        Ok(Some(found)) => found.is_old,
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    if is_waiting {
+        page.refreshed(REFRESH_SECS, &url(path, &[]))
+    } else {
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn found(secs: u64) -> Found<DoctorResponse> {
+        let age = Duration::from_secs(secs);
+        Found {
+            answer: Arc::new(DoctorResponse::default()),
+            age,
+            is_old: age >= AGES.old,
+        }
+    }
+
+    #[test]
+    fn an_age_says_whether_it_is_checked_again() {
+        assert_eq!(age(&found(59)).into_string(), "Checked 59 s ago.");
+        assert_eq!(
+            age(&found(7_300)).into_string(),
+            "Checked 2 h ago. It is being checked again."
+        );
+    }
+
+    #[test]
+    fn a_page_loads_itself_again_until_it_has_something_young_or_fails() {
+        let is_refreshed = |found: Diagnosed| {
+            let page = Page::new("Overview", html! {});
+            refreshed(page, HttpPath::ConsoleOverview, &found).is_refreshed()
+        };
+        assert!(is_refreshed(Ok(None)));
+        assert!(is_refreshed(Ok(Some(found(3_600)))));
+        assert!(!is_refreshed(Ok(Some(found(3_599)))));
+        assert!(!is_refreshed(Err(Failure::invalid("no"))));
     }
 }

@@ -21,8 +21,8 @@ const FAILURE_YOUNG: Duration = Duration::from_secs(5);
 pub(super) struct Ages {
     /// Up to this age it is not read again.
     pub(super) young: Duration,
-    /// Up to this age it is shown while it is read again.
-    pub(super) shown: Duration,
+    /// From this age on it is old. It is shown while it is read again, unless that failed.
+    pub(super) old: Duration,
     /// How long a page waits if there is none to show.
     pub(super) wait: Duration,
 }
@@ -58,10 +58,11 @@ struct Last<T> {
 }
 
 impl<T> Last<T> {
-    fn found(&self) -> Found<T> {
+    fn found(&self, ages: &Ages) -> Found<T> {
         Found {
             answer: Arc::clone(&self.answer),
             age: self.attempt.began.elapsed(),
+            is_old: !self.attempt.is_younger(ages.old),
         }
     }
 }
@@ -102,6 +103,8 @@ impl Attempt {
 pub(super) struct Found<T> {
     pub(super) answer: Arc<T>,
     pub(super) age: Duration,
+    /// Whether a younger one should be waited for.
+    pub(super) is_old: bool,
 }
 
 impl<T: Send + Sync + 'static> Kept<T> {
@@ -138,7 +141,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
         if let Some(failed) = &state.failed {
             return Err(failed.failure.clone());
         }
-        Ok(state.last.as_ref().map(Last::found))
+        Ok(state.last.as_ref().map(|last| last.found(&self.ages)))
     }
 
     /// What can be shown at once. Begins a read if that is due.
@@ -151,9 +154,12 @@ impl<T: Send + Sync + 'static> Kept<T> {
         let last = state.last.as_ref();
         let is_young = last.is_some_and(|last| last.attempt.is_younger(ages.young));
         let failed = state.failed.as_ref().filter(|failed| failed.is_kept(ages));
-        let shown = last.filter(|last| last.attempt.is_younger(ages.shown));
-        let shown = shown.map(|last| Ok(last.found()));
-        let shown = shown.or_else(|| failed.map(|failed| Err(failed.failure.clone())));
+        let found = last.map(|last| last.found(ages));
+        let shown = match (found, failed) {
+            (Some(found), Some(failed)) if found.is_old => Some(Err(failed.failure.clone())),
+            (Some(found), _) => Some(Ok(found)),
+            (None, failed) => failed.map(|failed| Err(failed.failure.clone())),
+        };
         if !is_young && failed.is_none() && !state.is_reading {
             state.is_reading = true;
             drop(tokio::spawn(self.clone().keep(read)));
@@ -176,7 +182,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
                 state.last = Some(Last { attempt, answer });
                 state.failed = None;
             }
-            // The last answer stays: it is shown up to its age.
+            // The last answer stays, until it is old.
             Err(failure) => state.failed = Some(Failed { attempt, failure }),
         }
     }
@@ -205,7 +211,7 @@ mod tests {
     fn kept(young: Duration, wait: Duration) -> Kept<u32> {
         Kept::new(Ages {
             young,
-            shown: Duration::from_hours(1),
+            old: Duration::from_hours(1),
             wait,
         })
     }
@@ -292,5 +298,36 @@ mod tests {
         assert_eq!(failed.err().unwrap().message, "not you");
         let found = kept.get(async { Ok(3) }).await.unwrap().unwrap();
         assert_eq!(*found.answer, 3);
+    }
+    #[tokio::test]
+    async fn an_old_answer_is_shown_at_once_and_a_failure_in_its_place() {
+        let kept: Kept<u32> = Kept::new(Ages {
+            young: Duration::ZERO,
+            old: Duration::ZERO,
+            wait: LONG,
+        });
+        let attempt = Attempt {
+            began: Instant::now(),
+            took: Duration::ZERO,
+        };
+        let answer = Arc::new(1);
+        kept.lock().last = Some(Last { attempt, answer });
+        let (end, ended) = oneshot::channel();
+        let failing = async {
+            ended.await.unwrap();
+            Err(Failure::invalid("no"))
+        };
+        let found = kept.get(failing).await.unwrap().unwrap();
+        assert_eq!((*found.answer, found.is_old), (1, true));
+        // One read goes on, and no second one begins.
+        let found = kept.get(std::future::pending()).await.unwrap().unwrap();
+        assert!(found.is_old);
+        let has_ended = kept.read.notified();
+        end.send(()).unwrap();
+        has_ended.await;
+        // A failure that is kept is told in the place of what is old.
+        kept.lock().failed.as_mut().unwrap().attempt.took = LONG;
+        let told = kept.get(std::future::pending()).await;
+        assert_eq!(told.err().unwrap().message, "no");
     }
 }

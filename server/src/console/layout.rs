@@ -48,6 +48,11 @@ impl Page {
         let refresh = Some(format!("{secs}; url={next}"));
         Self { refresh, ..self }
     }
+
+    #[cfg(test)]
+    pub(super) fn is_refreshed(&self) -> bool {
+        self.refresh.is_some()
+    }
 }
 
 pub(super) fn answer(visitor: Option<&Visitor>, path: HttpPath, page: &Page) -> Response {

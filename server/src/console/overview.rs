@@ -8,7 +8,7 @@ use usage_proto::v1::{DoctorResponse, ListReportsRequest, ListRunsRequest};
 
 use super::{
     calls::Failure,
-    diagnosis::Diagnosis,
+    diagnosis::{self, Diagnosis},
     doctor_lines,
     html::{self as parts, needs_decision, or_reason, url},
     kept::Found,
@@ -79,17 +79,22 @@ pub(super) async fn page(
             }
         }))
     };
-    Ok(Page::new("Overview", content))
+    let page = Page::new("Overview", content);
+    Ok(diagnosis::refreshed(
+        page,
+        HttpPath::ConsoleOverview,
+        &found,
+    ))
 }
 
 fn findings(found: Option<&Found<DoctorResponse>>) -> Markup {
     let Some(found) = found else {
         return html! {
-            p .note { "The checks take longer than usual. Load this page again, or see the "
-                a href=(HttpPath::ConsoleSetUp.name()) { "set-up" } "." }
+            h2 { "What needs attention" }
+            (diagnosis::being_checked(HttpPath::ConsoleOverview))
         };
     };
-    let age = found.age.as_secs();
+    let age = diagnosis::age(found);
     let found = &found.answer;
     let findings = found.findings.iter();
     let mut to_do: Vec<_> = findings
@@ -109,7 +114,7 @@ fn findings(found: Option<&Found<DoctorResponse>>) -> Markup {
         }
         h2 { "State" }
         (doctor_lines::list(fine))
-        p .faint { "Checked " (age) " s ago." }
+        p .faint { (age) }
         p .more { a href=(HttpPath::ConsoleSetUp.name()) { "All checks and settings" } }
     }
 }

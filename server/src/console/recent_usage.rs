@@ -23,7 +23,7 @@ const DAYS: Millis = 30;
 const MAX_CHARTS: usize = 4;
 const AGES: Ages = Ages {
     young: Duration::from_mins(1),
-    shown: Duration::from_hours(1),
+    old: Duration::from_hours(1),
     wait: Duration::from_millis(50),
 };
 

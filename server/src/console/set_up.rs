@@ -6,27 +6,30 @@ use usage_proto::v1::ServerSetting;
 
 use super::{
     calls::Failure,
-    diagnosis::Diagnosis,
+    diagnosis::{self, Diagnosis},
     doctor_lines,
     html::{foreign, json_url},
     layout::Page,
     visitor::Visitor,
 };
+use crate::domain::http_paths::HttpPath;
 
 pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Page, Failure> {
     let json = html! {
         p .more { a href=(json_url("OperationsService/Doctor", &json!({}))) { "Check now, as JSON" } }
     };
-    let Some(found) = diagnosis.read(visitor).await? else {
+    let diagnosed = diagnosis.read(visitor).await;
+    let refreshed = |page| diagnosis::refreshed(page, HttpPath::ConsoleSetUp, &diagnosed);
+    let Some(found) = diagnosed.as_ref().map_err(Clone::clone)? else {
         let content = html! {
             h1 { "Set-up" }
-            p .note { "The checks take longer than usual. Load this page again in a moment." }
+            (diagnosis::being_checked(HttpPath::ConsoleSetUp))
             (json)
         };
-        return Ok(Page::new("Set-up", content));
+        return Ok(refreshed(Page::new("Set-up", content)));
     };
-    let age = found.age.as_secs();
-    let found = found.answer;
+    let age = diagnosis::age(found);
+    let found = &found.answer;
     let is_fine = |finding: &&_| !doctor_lines::needs_attention(finding);
     let content = html! {
         h1 { "Set-up" }
@@ -36,7 +39,7 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
             } @else {
                 span .bad { "Usage is not counted or billed as it should be, or a check could not run." }
             }
-            " The server has version " (found.version) ". Checked " (age) " s ago."
+            " The server has version " (found.version) ". " (age)
         }
         @let to_do = || found.findings.iter().filter(|finding| !is_fine(finding));
         @if to_do().next().is_some() {
@@ -49,7 +52,7 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
         (settings(&found.settings))
         (json)
     };
-    Ok(Page::new("Set-up", content))
+    Ok(refreshed(Page::new("Set-up", content)))
 }
 
 fn settings(settings: &[ServerSetting]) -> Markup {

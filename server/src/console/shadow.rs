@@ -55,12 +55,18 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         (filters(query))
         p .faint {
             "Days of UTC from " (time(found.from)) " to " (time(found.until))
-            ". Stripe’s figure has everything that Stripe got, from any integration."
+            ". Stripe’s figure has everything that Stripe got, from any integration. Ours is all usage that was counted for"
+            " the customer, also of a trial, or of a time that no subscription charges: these are never sent from here."
         }
         @if found.days.is_empty() {
             p { "No usage to show on either side, for the customers of this page." }
         } @else {
             (table(&found.days))
+        }
+        @if !found.unlinked_error.is_empty() {
+            p .bad {
+                "Customers that no account is linked to could not be listed: " (foreign(&found.unlinked_error))
+            }
         }
         (more(HttpPath::ConsoleShadow, query, &found.next_page_token, Some(&address)))
     };
@@ -155,6 +161,7 @@ fn row(day: &ShadowDay) -> Markup {
             td {
                 @for account in day.account_ids.iter().take(NAMED_ACCOUNTS) { (account_link(account)) " " }
                 @if day.account_ids.len() > NAMED_ACCOUNTS { "…" }
+                @if day.unlinked { span .faint { "not linked here" } }
             }
         }
     }

@@ -12,7 +12,7 @@ use usage_proto::v1::{
 use super::{
     account_parts::comparison,
     calls::Failure,
-    diagnosis::Diagnosis,
+    diagnosis::{self, Diagnosis},
     doctor_lines,
     html::{
         ROWS, account_link, choice, field, foreign, grouped, json_url, more_named, needs_decision,
@@ -62,10 +62,10 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
         (or_reason(&found, |found| html! {
             @match found {
                 Some(found) => {
-                    p { "Found " (found.age.as_secs()) " s ago." }
+                    p { (diagnosis::age(found)) }
                     (doctor_lines::list(found.answer.findings.iter().filter(|finding| CHECKS.contains(&finding.check.as_str()))))
                 }
-                None => p .note { "The checks take longer than usual. Load this page again." },
+                None => (diagnosis::being_checked(HttpPath::ConsoleVerification)),
             }
         }))
         h2 #uncharged { "Usage that waits for a decision" }

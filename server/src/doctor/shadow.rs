@@ -39,7 +39,7 @@ fn check_start(start: BillingStart, reporting: Reporting, now: Millis) -> Option
         BillingStart::NotNamed => Finding::bad(
             CHECK,
             "REPORTING is on, and nothing is sent, because no moment is named from which this service bills",
-            "name it with `usagectl shadow switch`, or set REPORTING=shadow",
+            "name it with `usagectl shadow switch`, or set REPORTING=shadow; if a backup from before it was named was restored, stop the servers and state it with `usage-server restore --bill-from`",
         ),
         BillingStart::At(at) if now < at => Finding::ok(
             CHECK,

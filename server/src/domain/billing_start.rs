@@ -6,6 +6,9 @@ use super::{HOUR_MS, MINUTE_MS, Millis, period::rfc3339, violation::Violation};
 /// How far ahead the moment has to be: nothing that is counted at the time of the request may be after it.
 pub const MIN_AHEAD_MS: Millis = 10 * MINUTE_MS;
 
+const NEVER_SHADOW: &str =
+    "this database was never used with REPORTING=shadow: it bills everything that it counts";
+
 /// From when on this service bills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BillingStart {
@@ -101,10 +104,35 @@ impl BillingStart {
                     rfc3339(before)
                 ),
             )),
-            Self::Always => Err(Violation::invalid(
-                field,
-                "this database was never used with REPORTING=shadow: it bills everything that it counts",
-            )),
+            Self::Always => Err(Violation::invalid(field, NEVER_SHADOW)),
+        }
+    }
+
+    /// Checks a moment that is stated when a backup is restored which does not know it. `last_change` is the last one in the
+    /// database.
+    ///
+    /// It may be in the past: what the database has of after it was counted without it, and never sent. Only from a
+    /// moment that the database knows on, something may have been sent.
+    ///
+    /// # Errors
+    /// It is no full hour; or this service may have billed before it, or always did.
+    pub fn check_restored(self, at: Millis, last_change: Option<Millis>) -> Result<(), String> {
+        if at.rem_euclid(HOUR_MS) != 0 {
+            let at = rfc3339(at);
+            return Err(format!(
+                "--bill-from {at} is not a full hour of UTC, and so not a moment that was named"
+            ));
+        }
+        match self {
+            Self::Always => Err(format!("--bill-from: {NEVER_SHADOW}")),
+            Self::At(before) if before < at && last_change.is_some_and(|last| last >= before) => {
+                Err(format!(
+                    "--bill-from {} is later than the moment that this database knows, {}, and it was used since then, so usage between the two may have been sent; restore the backup again, and run this before any server",
+                    rfc3339(at),
+                    rfc3339(before)
+                ))
+            }
+            Self::At(_) | Self::NotNamed => Ok(()),
         }
     }
 }
@@ -139,6 +167,22 @@ mod tests {
         );
         let always = BillingStart::Always;
         assert!(always.check_named(NOON + HOUR_MS, NOON).is_err());
+    }
+
+    #[test]
+    fn a_restored_moment_may_be_past_and_does_not_take_back_what_was_billed() {
+        let hour = NOON - HOUR_MS;
+        let shadow = BillingStart::NotNamed;
+        assert_eq!(shadow.check_restored(hour, Some(NOON)), Ok(()));
+        let refused = shadow.check_restored(hour + 1, None).unwrap_err();
+        assert!(refused.contains("full hour"), "{refused}");
+        let named = BillingStart::At(hour);
+        assert_eq!(named.check_restored(hour, Some(NOON)), Ok(()));
+        assert_eq!(named.check_restored(hour - HOUR_MS, Some(NOON)), Ok(()));
+        assert_eq!(named.check_restored(NOON, Some(hour - 1)), Ok(()));
+        let refused = named.check_restored(NOON, Some(hour)).unwrap_err();
+        assert!(refused.contains("used since then"), "{refused}");
+        assert!(BillingStart::Always.check_restored(hour, None).is_err());
     }
 
     proptest! {

@@ -13,7 +13,9 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The bytes of an even number of hexadecimal digits.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+    // The standard library would also read a sign.
+    let are_digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !are_digits || !text.len().is_multiple_of(2) {
         return None;
     }
     text.as_bytes()

@@ -19,16 +19,24 @@ pub(crate) enum PausedBy {
     OtherAccount,
     /// Stripe refused the key of this replica, and has not accepted an event since.
     RefusedKey,
+    /// Another integration bills by this database, and no moment is named from which this service does.
+    NoMoment,
 }
 
 impl PausedBy {
-    const ALL: [Self; 3] = [Self::Database, Self::OtherAccount, Self::RefusedKey];
+    const ALL: [Self; 4] = [
+        Self::Database,
+        Self::OtherAccount,
+        Self::RefusedKey,
+        Self::NoMoment,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Database => "database",
             Self::OtherAccount => "other_account",
             Self::RefusedKey => "refused_key",
+            Self::NoMoment => "no_moment",
         }
     }
 }

@@ -14,6 +14,8 @@ const REQUESTS: &str = "usage_stripe_requests_total";
 const FAILURES: &str = "usage_stripe_failures_total";
 /// Objects in Stripe's lists that cannot be read and were skipped, by `object`: see [`OBJECTS`].
 const UNREADABLE: &str = "usage_stripe_unreadable_objects_total";
+/// Requests that would have changed something at Stripe and were not sent, because `REPORTING` is `shadow`.
+const REFUSED_IN_SHADOW: &str = "usage_stripe_refused_in_shadow_total";
 /// The highest rate of meter events to Stripe at present.
 const EVENTS_PER_SEC: &str = "usage_stripe_events_per_second_limit";
 
@@ -81,6 +83,10 @@ pub(super) fn describe() {
         UNREADABLE,
         "Objects in Stripe's lists that cannot be read and were skipped, by object"
     );
+    describe_counter!(
+        REFUSED_IN_SHADOW,
+        "Requests that would have changed something at Stripe in shadow mode and were not sent"
+    );
     describe_gauge!(
         EVENTS_PER_SEC,
         "Highest rate of meter events to Stripe at present"
@@ -101,6 +107,7 @@ pub(super) fn start() {
     for object in OBJECTS {
         counter!(UNREADABLE, "object" => object).increment(0);
     }
+    counter!(REFUSED_IN_SHADOW).increment(0);
     events_per_sec(0);
 }
 
@@ -118,6 +125,11 @@ pub(crate) fn stripe_failure(kind: &'static str) {
 /// Counts an object in one of Stripe's lists that cannot be read.
 pub(crate) fn stripe_unreadable(object: &'static str) {
     counter!(UNREADABLE, "object" => object).increment(1);
+}
+
+/// Counts a request that would have changed something at Stripe in shadow mode.
+pub(crate) fn refused_in_shadow() {
+    counter!(REFUSED_IN_SHADOW).increment(1);
 }
 
 /// Records the highest rate of meter events at present; 0 where none are sent.

@@ -28,13 +28,15 @@ use crate::{
         correction::check_requested_by,
         subscription::SyncedSubscription,
         subscription_change::SubscriptionChange,
+        usage_list::parse_prefix,
         violation::Violation,
         window::Slots,
     },
     error::{Error, Result},
+    read_turns::ReadTurns,
     store::{
         Store,
-        account_list::ListedAccounts,
+        account_list::{AccountRange, ListedAccounts},
         accounts::{AccountPut, PutAccount},
     },
     workers::{
@@ -62,6 +64,8 @@ pub(crate) struct AccountRpc {
     pub(crate) shutdown: CancellationToken,
     /// A permit for each export that runs.
     pub(crate) exports: Arc<Semaphore>,
+    /// The turns of reads of recent usage.
+    pub(crate) recent_usage: ReadTurns,
 }
 
 /// Who requests a change.
@@ -120,7 +124,8 @@ impl AccountRpc {
         if !request.include_usage {
             return Ok(Vec::new());
         }
-        recent_usage::read(&self.store, accounts, counted, self.clock.now()).await
+        let of = (&self.store, &self.recent_usage);
+        recent_usage::read(of, accounts, counted, self.clock.now()).await
     }
 
     async fn wire_by_id(&self, account_id: &AccountId) -> Result<v1::Account> {
@@ -357,6 +362,10 @@ impl AccountService for AccountRpc {
             let message = "include_counted cannot be given with stripe_customer: a customer has linked accounts only";
             return Err(Error::from(Violation::invalid("include_counted", message)).into());
         }
+        if !request.stripe_customer.is_empty() && !request.account_prefix.is_empty() {
+            let message = "account_prefix cannot be given with stripe_customer; give one of them";
+            return Err(Error::from(Violation::invalid("account_prefix", message)).into());
+        }
         if !request.stripe_customer.is_empty() {
             let customer = request.stripe_customer.as_str();
             check_stripe_id("stripe_customer", customer).map_err(Error::from)?;
@@ -374,20 +383,26 @@ impl AccountService for AccountRpc {
         if request.include_usage {
             limit = limit.min(recent_usage::MAX_ACCOUNTS);
         }
+        let prefix = parse_prefix(&request.account_prefix).map_err(Error::from)?;
         let filter = if request.include_counted { ALL } else { LINKED };
-        let after = page_token::decode(filter, &request.page_token)
+        let filter = format!("{filter} {prefix}");
+        let after = page_token::decode(&filter, &request.page_token)
             .map_err(Error::from)?
             .unwrap_or_default();
+        let range = AccountRange {
+            after: &after,
+            prefix: &prefix,
+        };
         let ListedAccounts {
             linked,
             counted,
             next,
         } = if request.include_counted {
-            self.store.list_all_accounts(&after, limit).await?
+            self.store.list_all_accounts(&range, limit).await?
         } else {
-            self.store.list_linked_accounts(&after, limit).await?
+            self.store.list_linked_accounts(&range, limit).await?
         };
-        let next_page_token = next.map(|last| page_token::encode(filter, &last));
+        let next_page_token = next.map(|last| page_token::encode(&filter, &last));
         let accounts = self.to_wire_all(linked).await?;
         let usage = self.recent_usage(&request, &accounts, &counted).await?;
         Ok(Response::new(v1::ListAccountsResponse {
@@ -397,17 +412,6 @@ impl AccountService for AccountRpc {
             usage,
         }))
     }
-}
-
-/// The page token of all accounts whose ids begin with a text, and of those after them; absent if no id begins so.
-pub(crate) fn accounts_from(prefix: &str) -> Option<String> {
-    AccountId::parse(prefix).ok()?;
-    let (last, before) = prefix.as_bytes().split_last()?;
-    let mut position = String::from_utf8(before.to_vec()).ok()?;
-    position.push(char::from(last.checked_sub(1)?));
-    // After all ids that begin with it, and before the text.
-    position.push('~');
-    Some(page_token::encode(ALL, &position))
 }
 
 async fn find(store: &Store, account_id: &AccountId) -> Result<Account> {

@@ -46,6 +46,7 @@ impl UsageRpc {
         let meter = (!request.meter.is_empty()).then(|| meter_name("meter", &request.meter));
         let meter = meter.transpose().map_err(Error::from)?;
         let with_others = caller.sees_all_accounts();
+        let _turn = self.searches.take().await?;
         let found =
             explanation::find_increment(&self.store, &account, &key, meter.as_deref(), with_others);
         let found = found.await?;

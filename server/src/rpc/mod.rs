@@ -23,8 +23,6 @@ mod wire_account;
 mod wire_explanation;
 pub(crate) mod wire_reconciliation;
 
-pub(crate) use account_service::accounts_from;
-
 use crate::{
     error::{Error, Result},
     request_context::carried,

@@ -1,25 +1,26 @@
 //! The recent usage of the accounts of a page: in the present period, in the last one, and by day.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Datelike as _, Months, NaiveTime, Utc};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
 use usage_proto::v1;
 
 use super::wire;
 use crate::{
     domain::{DAY_MS, Millis, account_id::AccountId, window::Interval},
-    error::Result,
-    store::{
-        Store,
-        usage_sums::{SumsByMeter, UsageSum},
-    },
+    error::{Error, Result},
+    read_turns::ReadTurns,
+    store::{Store, recent_usage::DaySum},
 };
 
 /// The accounts of one page. Each is read by itself, by an index that has all columns.
 pub(super) const MAX_ACCOUNTS: u64 = 100;
-/// How many are read at a time.
-const AT_A_TIME: usize = 4;
+/// How long all of them may take. A page of the console waits a little longer.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// How far back usage is read: two of the longest months, and a week.
 const READ_MS: Millis = 70 * DAY_MS;
 /// The days that are summed one by one.
@@ -28,9 +29,15 @@ const DAYS: Millis = 30;
 /// The billing periods of an account, with their meters.
 type Periods = Vec<(String, Interval)>;
 
-/// The usage of some accounts, of which some are linked.
+/// The sums of each meter.
+type SumsByMeter = BTreeMap<String, Vec<DaySum>>;
+
+/// The usage of some accounts, of which some are linked. It waits for its turn.
+///
+/// # Errors
+/// Too many of these reads wait, it takes too long, or the database fails.
 pub(super) async fn read(
-    store: &Store,
+    (store, turns): (&Store, &ReadTurns),
     linked: &[v1::Account],
     counted: &[String],
     now: Millis,
@@ -39,16 +46,52 @@ pub(super) async fn read(
     let linked = linked.map(|account| (account.account_id.clone(), periods_of(account)));
     let counted = counted.iter().map(|id| (id.clone(), Periods::new()));
     let all: BTreeMap<String, Periods> = linked.chain(counted).collect();
-    let reads = all.into_iter().map(|(id, periods)| async move {
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let store = store.clone();
+    turns
+        .read(async move { read_all(&store, all, now).await })
+        .await
+}
+
+/// One account after the other, so that a read has one connection.
+async fn read_all(
+    store: &Store,
+    all: BTreeMap<String, Periods>,
+    now: Millis,
+) -> Result<Vec<v1::RecentUsage>> {
+    let begun = Instant::now();
+    let mut found = Vec::new();
+    for (id, periods) in all {
+        // Between statements: the engine would go on with one that is given up.
+        if begun.elapsed() > READ_TIMEOUT {
+            return Err(Error::DeadlineExceeded);
+        }
         let account = AccountId::parse(&id)?;
-        let sums = store.usage_by_window(&account, None, time_to_read(now));
-        Ok::<_, crate::error::Error>(recent(&id, &sums.await?, &periods, now))
+        let edges = edges_of(&periods, now);
+        let read = store.usage_by_day(&account, time_to_read(now), &edges);
+        let mut sums = SumsByMeter::new();
+        for (meter, sum) in read.await? {
+            sums.entry(meter).or_default().push(sum);
+        }
+        found.extend(recent(&id, &sums, &periods, now));
+    }
+    Ok(found)
+}
+
+/// The edges, within the time that is read, of the periods of which there are figures. Edges of days are those of all sums.
+fn edges_of(periods: &Periods, now: Millis) -> Vec<Millis> {
+    let read = time_to_read(now);
+    let meters: BTreeSet<&str> = periods.iter().map(|(meter, _)| meter.as_str()).collect();
+    let shown = meters.into_iter().flat_map(|meter| {
+        let (present, last) = present_and_last(meter, periods, now);
+        [Some(present), last].into_iter().flatten()
     });
-    let found: Vec<Vec<v1::RecentUsage>> = stream::iter(reads)
-        .buffered(AT_A_TIME)
-        .try_collect()
-        .await?;
-    Ok(found.into_iter().flatten().collect())
+    let edges = shown.flat_map(|period| [period.start, period.end]);
+    let edges = edges.filter(|edge| read.start < *edge && *edge < read.end);
+    let edges = edges.filter(|edge| edge.rem_euclid(DAY_MS) != 0);
+    edges.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// No window begins in the future.
@@ -77,7 +120,7 @@ fn recent(
     periods: &Periods,
     now: Millis,
 ) -> Vec<v1::RecentUsage> {
-    let of_meter = |(meter, sums): (&String, &Vec<UsageSum>)| {
+    let of_meter = |(meter, sums): (&String, &Vec<DaySum>)| {
         let (present, last) = present_and_last(meter, periods, now);
         let read_from = time_to_read(now).start;
         let total = |period: Interval| {
@@ -132,7 +175,7 @@ fn month(now: Millis, before: u32) -> Interval {
     }
 }
 
-fn sum_in(sums: &[UsageSum], period: Interval) -> i128 {
+fn sum_in(sums: &[DaySum], period: Interval) -> i128 {
     let within = sums
         .iter()
         .filter(|sum| (period.start..period.end).contains(&sum.window_start));
@@ -140,7 +183,7 @@ fn sum_in(sums: &[UsageSum], period: Interval) -> i128 {
 }
 
 /// The sums of the last days in UTC.
-fn by_day(sums: &[UsageSum], now: Millis) -> Vec<i64> {
+fn by_day(sums: &[DaySum], now: Millis) -> Vec<i64> {
     let today = now.div_euclid(DAY_MS);
     let first = today.saturating_sub(DAYS.saturating_sub(1));
     let mut days: Vec<i128> = (0..DAYS).map(|_| 0).collect();
@@ -161,15 +204,13 @@ fn in_64_bits(sum: i128) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::report::State;
 
     /// 2026-03-10T12:00:00Z
     const NOW: Millis = 1_773_144_000_000;
 
-    fn sum(window_start: Millis, quantity: i128) -> UsageSum {
-        UsageSum {
+    fn sum(window_start: Millis, quantity: i128) -> DaySum {
+        DaySum {
             window_start,
-            state: State::Open,
             quantity,
         }
     }
@@ -202,6 +243,28 @@ mod tests {
         );
         assert_eq!(last.unwrap().start, 1_769_904_000_000);
         assert_eq!(last.unwrap().end, present.start);
+    }
+
+    #[test]
+    fn days_are_divided_where_a_period_that_is_shown_begins_or_ends() {
+        let periods = vec![
+            ("calls".to_owned(), interval(-5, 25)),
+            ("calls".to_owned(), interval(-36, -5)),
+            // Before what is shown, and before what is read.
+            ("calls".to_owned(), interval(-66, -36)),
+            ("yearly".to_owned(), interval(-100, 265)),
+            // From midnight on.
+            (
+                "daily".to_owned(),
+                Interval {
+                    start: NOW - NOW.rem_euclid(DAY_MS),
+                    end: NOW + DAY_MS / 4,
+                },
+            ),
+        ];
+        let expected = [NOW - 36 * DAY_MS, NOW - 5 * DAY_MS, NOW + DAY_MS / 4];
+        assert_eq!(edges_of(&periods, NOW), expected);
+        assert!(edges_of(&Periods::new(), NOW).is_empty());
     }
 
     #[test]

@@ -21,13 +21,16 @@ use crate::{
         window::Interval,
     },
     error::{Error, Result},
-    shadow_comparison::{ShadowDay, ShadowQuery},
+    shadow_comparison::{Place, ShadowDay, ShadowQuery},
 };
 
 /// Customers on a page if the request does not say: each needs a request to Stripe for each meter.
 const DEFAULT_CUSTOMERS: u64 = 20;
 /// Customers on the largest page.
 const MAX_CUSTOMERS: u64 = 100;
+/// The two parts of a comparison, in a token.
+const LINKED: &str = "linked";
+const UNLINKED: &str = "unlinked";
 
 impl OperationsRpc {
     pub(super) async fn compare(
@@ -50,21 +53,21 @@ impl OperationsRpc {
             parsed.ok_or_else(|| Error::from(page_token::invalid()))
         });
         let position = position.transpose()?;
-        let (days, after) = position.unwrap_or((query.days, String::new()));
+        let (days, place) = position.unwrap_or((query.days, Place::Linked(String::new())));
         let query = ShadowQuery { days, ..query };
-        let (found, next) = self.shadow.page(&query, &after, limit, now).await?;
+        let found = self.shadow.page(&query, place, limit, now).await?;
         let start = self.store.billing_start().await?;
-        let next = next.map(|last| {
-            let position = format!("{} {} {last}", days.start, days.end);
-            page_token::encode(&filter, &position)
-        });
+        let next = found
+            .next
+            .map(|place| page_token::encode(&filter, &position_text(days, &place)));
         Ok(Response::new(v1::CompareShadowResponse {
-            days: found.into_iter().map(day).collect(),
+            days: found.days.into_iter().map(day).collect(),
             next_page_token: next.unwrap_or_default(),
             from: Some(wire::timestamp(days.start)),
             until: Some(wire::timestamp(days.end)),
             shadow: start.is_elsewhere(now),
             bill_from: named(start),
+            unlinked_error: found.unlinked_error.unwrap_or_default(),
         }))
     }
 
@@ -135,14 +138,30 @@ fn page_size(requested: i32) -> Result<u64, Violation> {
     }
 }
 
-/// The days and the last customer of a page, as in its token. Whoever calls can make a token, so its days are checked.
-fn parse_position(text: &str) -> Option<(Interval, String)> {
-    let mut parts = text.splitn(3, ' ');
+/// The days of a page and its place, for its token.
+fn position_text(days: Interval, place: &Place) -> String {
+    let (kind, after) = match place {
+        Place::Linked(after) => (LINKED, after),
+        Place::Unlinked(after) => (UNLINKED, after),
+    };
+    format!("{} {} {kind} {after}", days.start, days.end)
+}
+
+/// The same, as in a token. Whoever calls can make a token, so it is checked.
+fn parse_position(text: &str) -> Option<(Interval, Place)> {
+    let mut parts = text.splitn(4, ' ');
     let start = parts.next()?.parse().ok()?;
     let end = parts.next()?.parse().ok()?;
     let days = Interval { start, end };
-    let after = parts.next()?.to_owned();
-    can_be_compared(days).then_some((days, after))
+    let place = match (parts.next()?, parts.next()?.to_owned()) {
+        (LINKED, after) => Place::Linked(after),
+        (UNLINKED, after) => {
+            check_stripe_id("page_token", &after).ok()?;
+            Place::Unlinked(after)
+        }
+        _ => return None,
+    };
+    can_be_compared(days).then_some((days, place))
 }
 
 fn named(start: BillingStart) -> Option<prost_types::Timestamp> {
@@ -174,6 +193,7 @@ fn day(day: ShadowDay) -> v1::ShadowDay {
         finding: finding.into(),
         preliminary: day.is_preliminary,
         account_ids: day.accounts.into_iter().map(String::from).collect(),
+        unlinked: day.is_unlinked,
     }
 }
 
@@ -185,15 +205,27 @@ mod tests {
     #[test]
     fn a_position_has_whole_days_and_not_too_many() {
         let day = 20_000 * DAY_MS;
-        let parse = |start: Millis, end: Millis| parse_position(&format!("{start} {end} cus_a b"));
+        let parse =
+            |start: Millis, end: Millis| parse_position(&format!("{start} {end} linked cus_a b"));
         let days = Interval {
             start: day,
             end: day + MAX_DAYS * DAY_MS,
         };
         assert_eq!(
             parse(days.start, days.end),
-            Some((days, "cus_a b".to_owned()))
+            Some((days, Place::Linked("cus_a b".to_owned())))
         );
+        for place in [
+            Place::Linked("cus_a".to_owned()),
+            Place::Unlinked("sub_a".to_owned()),
+        ] {
+            let text = position_text(days, &place);
+            assert_eq!(parse_position(&text), Some((days, place)));
+        }
+        let of_others = ["unlinked ", "unlinked sub a", "other sub_a"];
+        for text in of_others.map(|text| format!("{} {} {text}", days.start, days.end)) {
+            assert_eq!(parse_position(&text), None, "{text}");
+        }
         assert_eq!(parse(day, day + (MAX_DAYS + 1) * DAY_MS), None);
         assert_eq!(parse(day, day), None);
         assert_eq!(parse(day + DAY_MS, day), None);

@@ -54,6 +54,8 @@ pub(crate) struct UsageRpc {
     pub(crate) usage_of_all: UsageOfAll,
     /// The turns of `ExplainInvoice`.
     pub(crate) explanations: ReadTurns,
+    /// The turns of `FindIncrement`, which also reads the usage of the lines that it finds.
+    pub(crate) searches: ReadTurns,
 }
 
 impl UsageRpc {

@@ -180,6 +180,7 @@ impl Services {
                 config.schedule.window_mins,
             ),
             explanations: ReadTurns::of("explanations of invoices"),
+            searches: ReadTurns::of("searches for increments"),
         };
         let accounts = AccountRpc {
             store: self.store.clone(),
@@ -190,6 +191,7 @@ impl Services {
             auditor: auditor.clone(),
             shutdown: self.shutdown.clone(),
             exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
+            recent_usage: ReadTurns::of("reads of the recent usage of accounts"),
         };
         let access = AccessRpc {
             store: self.store.clone(),

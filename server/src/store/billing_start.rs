@@ -6,12 +6,17 @@ use sea_orm::{
     sea_query::Expr,
 };
 
-use super::{Store, boundaries::forget_all_boundaries, connection::Transaction};
+use super::{
+    Store,
+    boundaries::forget_all_boundaries,
+    connection::Transaction,
+    report_states::{at_once, state_in},
+};
 use crate::{
-    domain::{Millis, billing_start::BillingStart},
+    domain::{Millis, billing_start::BillingStart, report_fold::FINISHED},
     entity::{
         sending::{self, Column},
-        usage_report,
+        usage_report::{self, UsageReportState},
     },
     error::Result,
 };
@@ -71,6 +76,34 @@ impl Store {
         store(&tx, at).await?;
         tx.commit().await?;
         Ok(before)
+    }
+
+    /// Names the moment in a restored database that does not know it. What servers counted of after it, without knowing it,
+    /// is to be sent by this service. Returns the number of these reports.
+    ///
+    /// The caller has checked the moment, and no server runs.
+    pub(crate) async fn restore_billing_start(&self, at: Millis) -> Result<u64> {
+        use usage_report::Column as R;
+        let tx = self.begin_requested_change().await?;
+        store(&tx, at).await?;
+        // The condition of the index of finished reports.
+        let finished = format!("kind = 'usage' AND {}", state_in(&FINISHED));
+        let elsewhere = UsageReportState::NotBillable;
+        let changed = usage_report::Entity::update_many()
+            .col_expr(R::State, Expr::value(UsageReportState::Closed))
+            .col_expr(R::EventTimestamp, Expr::value(None::<i64>))
+            .col_expr(R::NextAttemptAt, at_once())
+            .col_expr(R::SendBy, Expr::value(None::<i64>))
+            .filter(Expr::cust(finished))
+            .filter(R::State.eq(elsewhere))
+            .filter(R::WindowStart.gte(at))
+            .filter(R::Customer.is_not_null())
+            .filter(R::EventTimestamp.is_not_null())
+            .filter(R::LastSentAt.is_null())
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(changed.rows_affected)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, FromQueryResult,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
-    sea_query::{Expr, ExprTrait as _, Func, OnConflict},
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Statement,
+    sea_query::{Expr, ExprTrait as _, OnConflict},
 };
 use uuid::Uuid;
 
@@ -28,10 +28,27 @@ const COMMITS_KEPT_MS: Millis = DAY_MS;
 /// How many rows one transaction deletes, so that counting never waits long.
 const ROWS_PER_STEP: u64 = 2_000;
 
-#[derive(Debug, FromQueryResult)]
+/// The largest id of a row that holds the sum of old commits. The ids of commits are far above it.
+const LAST_SUM: Uuid = Uuid::from_u128(0xffff_ffff);
+
+/// The time of such rows, before that of any commit.
+const AGE_OF_SUMS: Millis = 0;
+
+/// The sum of some commits.
+#[derive(Clone, Copy, Debug, Default)]
 struct RollUp {
-    increments: Option<i64>,
-    quantity: Option<i64>,
+    increments: i64,
+    quantity: i64,
+}
+
+impl RollUp {
+    /// None if the sum has more than 64 bits.
+    fn plus(self, increments: i64, quantity: i64) -> Option<Self> {
+        Some(Self {
+            increments: self.increments.checked_add(increments)?,
+            quantity: self.quantity.checked_add(quantity)?,
+        })
+    }
 }
 
 impl Store {
@@ -76,36 +93,32 @@ impl Store {
         Ok(self.writer.execute_raw(statement).await?.rows_affected() > 0)
     }
 
-    /// Adds one step of old commits to the one row that holds their sum; false when none are left.
+    /// Adds one step of old commits to the row that holds their sum; false when none are left. When the sum would have more
+    /// than 64 bits, the next row goes on.
     pub(crate) async fn roll_up_commits(&self, now: Millis) -> Result<bool> {
         use commit::Column;
         let tx = self.begin().await?;
-        let old: Vec<Uuid> = commit::Entity::find()
-            .select_only()
-            .column(Column::Id)
+        let old = commit::Entity::find()
             .filter(Column::CommittedAt.lt(now.saturating_sub(COMMITS_KEPT_MS)))
-            .filter(Column::Id.ne(Uuid::nil()))
+            .filter(Column::CommittedAt.gt(AGE_OF_SUMS))
             .order_by_asc(Column::CommittedAt)
             .limit(ROWS_PER_STEP)
             // Without the lock, two replicas would both add what only one of them deletes.
             .lock_exclusive()
-            .into_tuple()
             .all(&tx)
             .await?;
         if old.is_empty() {
             tx.rollback().await?;
             return Ok(false);
         }
-        let sum = |column: Column| Func::sum(Expr::col(column)).cast_as("bigint");
-        let rolled = commit::Entity::find()
-            .select_only()
-            .column_as(sum(Column::Increments), "increments")
-            .column_as(sum(Column::Quantity), "quantity")
-            .filter(Column::Id.is_in(old.iter().copied()))
-            .into_model::<RollUp>()
+        let (step, added) = fitting(old);
+        let last = commit::Entity::find()
+            .filter(Column::Id.lte(LAST_SUM))
+            .order_by_desc(Column::Id)
+            .limit(1)
+            .lock_exclusive()
             .one(&tx)
-            .await?
-            .ok_or_else(|| DbErr::RecordNotFound("the sum of old commits".to_owned()))?;
+            .await?;
         let add = |column: Column| {
             (
                 column,
@@ -113,10 +126,10 @@ impl Store {
             )
         };
         let row = commit::ActiveModel {
-            id: Set(Uuid::nil()),
-            increments: Set(rolled.increments.unwrap_or(0)),
-            quantity: Set(rolled.quantity.unwrap_or(0)),
-            committed_at: Set(0),
+            id: Set(place_of_sum(last.as_ref(), added)),
+            increments: Set(added.increments),
+            quantity: Set(added.quantity),
+            committed_at: Set(AGE_OF_SUMS),
         };
         commit::Entity::insert(row)
             .on_conflict(
@@ -127,10 +140,68 @@ impl Store {
             .exec_without_returning(&tx)
             .await?;
         commit::Entity::delete_many()
-            .filter(Column::Id.is_in(old))
+            .filter(Column::Id.is_in(step))
             .exec(&tx)
             .await?;
         tx.commit().await?;
         Ok(true)
+    }
+}
+
+/// The first of some commits whose sum has 64 bits, and the sum. One always has.
+fn fitting(commits: Vec<commit::Model>) -> (Vec<Uuid>, RollUp) {
+    let (mut ids, mut sum) = (Vec::new(), RollUp::default());
+    for commit in commits {
+        let Some(next) = sum.plus(commit.increments, commit.quantity) else {
+            break;
+        };
+        sum = next;
+        ids.push(commit.id);
+    }
+    (ids, sum)
+}
+
+/// The id of the row that a sum is added to: the last one, or one after it if that is full.
+fn place_of_sum(last: Option<&commit::Model>, added: RollUp) -> Uuid {
+    let Some(last) = last else {
+        return Uuid::nil();
+    };
+    match added.plus(last.increments, last.quantity) {
+        Some(_) => last.id,
+        None => Uuid::from_u128(last.id.as_u128().saturating_add(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(number: u128, quantity: i64) -> commit::Model {
+        commit::Model {
+            id: Uuid::from_u128(number),
+            increments: 1,
+            quantity,
+            committed_at: 0,
+        }
+    }
+
+    #[test]
+    fn a_step_ends_before_its_sum_has_more_than_64_bits() {
+        let commits = vec![commit(7, i64::MAX - 1), commit(8, 1), commit(9, 1)];
+        let (ids, sum) = fitting(commits);
+        assert_eq!(ids, [Uuid::from_u128(7), Uuid::from_u128(8)]);
+        assert_eq!((sum.increments, sum.quantity), (2, i64::MAX));
+    }
+
+    #[test]
+    fn a_full_row_is_followed_by_another() {
+        let one = RollUp {
+            increments: 1,
+            quantity: 1,
+        };
+        assert_eq!(place_of_sum(None, one), Uuid::nil());
+        let place = |quantity| place_of_sum(Some(&commit(3, quantity)), one);
+        assert_eq!(place(i64::MAX - 1), Uuid::from_u128(3));
+        assert_eq!(place(i64::MAX), Uuid::from_u128(4));
     }
 }

@@ -72,6 +72,7 @@ mod open_reports;
 pub(crate) mod other_meters;
 mod postgres_arrays;
 mod reassign;
+pub(crate) mod recent_usage;
 pub(crate) mod reconciliation;
 pub(crate) mod report_archives;
 mod report_figures;

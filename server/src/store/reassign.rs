@@ -181,8 +181,10 @@ async fn relink_elsewhere(
         return Ok(());
     };
     let target = billing_target_at(links, latest.valid_from);
-    let BillingTarget::Elsewhere(customer) = &target else {
-        return Ok(());
+    let customer = match &target {
+        BillingTarget::Elsewhere(customer) => customer,
+        BillingTarget::NotBillable => return free_elsewhere(tx, account_id, latest).await,
+        BillingTarget::NoCustomer | BillingTarget::Billed(_) => return Ok(()),
     };
     let event_time = event_time_sql("window_start", "window_end");
     for from in [State::NoCustomer, State::NotBillable] {
@@ -202,6 +204,25 @@ async fn relink_elsewhere(
             .await?;
     }
     Ok(())
+}
+
+/// Takes the mark off reports that another integration would bill and that a link makes free: they are as any free usage.
+async fn free_elsewhere(
+    tx: &Transaction,
+    account_id: &AccountId,
+    latest: &Link,
+) -> Result<(), DbErr> {
+    use usage_report::Column;
+    relinked(State::NotBillable, None)
+        .filter(Column::AccountId.eq(account_id))
+        .filter(Column::State.eq(UsageReportState::NotBillable))
+        .filter(is_recent(latest.valid_from))
+        .filter(Column::FirstAt.gte(latest.valid_from))
+        .filter(Column::FirstAt.lt(latest.elsewhere_until))
+        .filter(Column::LastSentAt.is_null())
+        .exec(tx)
+        .await
+        .map(|_| ())
 }
 
 /// Whether a window may reach beyond a time: none is longer than an hour.

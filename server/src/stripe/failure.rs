@@ -2,7 +2,7 @@
 //! A 401 or 403 is [`Failure::Denied`]: the sender then pauses (`workers/send_event.rs`), because every request would
 //! fail.
 
-use super::transport::{RequestError, truncate};
+use super::transport::{NO_MESSAGE, RequestError, truncate};
 use crate::metrics;
 
 /// Why a request failed.
@@ -90,6 +90,11 @@ pub(super) fn message_contains(error: &RequestError, text: &str) -> bool {
     matches!(error, RequestError::Answered { message, .. } if message.contains(text))
 }
 
+/// Whether the error has neither a code nor a message.
+fn has_no_reason(error: &RequestError) -> bool {
+    matches!(error, RequestError::Answered { code, message, .. } if code.is_empty() && message == NO_MESSAGE)
+}
+
 /// Classifies an error and counts it.
 pub(super) fn failure(error: &RequestError) -> Failure {
     let failure = failure_of(error);
@@ -116,8 +121,30 @@ fn failure_of(error: &RequestError) -> Failure {
         }
         _ if message_contains(error, "Keys for idempotent requests") => Failure::KeyReused(text),
         _ if message_contains(error, "No such customer") => Failure::NoCustomer(text),
+        // Not Stripe's error, which says why: something on the way answered.
+        400 if has_no_reason(error) => Failure::NoAnswer(text),
         400 => Failure::Refused(text),
         // For example the 404 of a wrong base URL, which does not depend on the request.
         _ => Failure::NoAnswer(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_400_without_a_reason_decides_nothing() {
+        let of = |code: &str, message: &str| {
+            failure_of(&RequestError::Answered {
+                status: 400,
+                code: code.to_owned(),
+                message: message.to_owned(),
+            })
+        };
+        assert!(of("", NO_MESSAGE).is_undecided());
+        for refused in [of("parameter_missing", NO_MESSAGE), of("", "not a number")] {
+            assert!(matches!(refused, Failure::Refused(_)), "{refused:?}");
+        }
     }
 }

@@ -9,7 +9,9 @@ use stripe_core::customer::{RetrieveCustomer, RetrieveCustomerReturned};
 use super::{
     Failure, PAGE_SIZE, SUBSCRIPTION, Stripe,
     catalog::{BoundedList, CatalogPrice, read_pages, read_price},
-    failure, is_not_found, timed,
+    failure, is_not_found,
+    object_list::ListPage,
+    timed,
 };
 use crate::domain::subscription_status::{BillingMode, SubscriptionStatus};
 
@@ -67,6 +69,25 @@ impl Stripe {
             is_complete: all.is_complete,
             unreadable: all.unreadable,
         })
+    }
+
+    /// A page of the subscriptions that have not ended, the newest first, after the one with an id. Also returns the id after
+    /// which the next page begins.
+    pub(crate) async fn live_subscriptions_after(
+        &self,
+        after: Option<&str>,
+        limit: i64,
+    ) -> Result<(Vec<LiveSubscription>, Option<String>), Failure> {
+        let mut query = ListSubscription::new().limit(limit.min(PAGE_SIZE));
+        if let Some(after) = after {
+            query = query.starting_after(after);
+        }
+        let page = self.client()?.list(&query, SUBSCRIPTION).await;
+        let page: ListPage<Subscription> = page.map_err(|error| failure(&error))?;
+        let live = page.items.into_iter().filter(|subscription| {
+            SubscriptionStatus::parse(subscription.status.as_str()).is_live()
+        });
+        Ok((live.map(read_subscription).collect(), page.next))
     }
 
     /// The subscriptions of a customer that have not ended, the newest: also of one that the list of all leaves out.

@@ -130,6 +130,11 @@ impl Stripe {
         })
     }
 
+    /// Whether it only reads, because another integration reports usage.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.client.is_read_only()
+    }
+
     /// Waits for the next turn of the rate that repeated reads share.
     pub(crate) async fn read_turn(&self) {
         self.reads.until_ready().await;

@@ -35,6 +35,7 @@ use tower::{BoxError, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService
 use crate::{
     config::Reporting,
     domain::Millis,
+    metrics,
     request_context::{TRACE_PARENT, outgoing_trace},
 };
 
@@ -54,6 +55,8 @@ const MAX_MESSAGE_CHARS: usize = 500;
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// The paths of meter events and of their totals, whose limits the sender has to keep. Other requests have another limit.
 const METERING: &str = "/v1/billing/meter";
+/// The message of an error that has none.
+pub(super) const NO_MESSAGE: &str = "no message";
 const USER_AGENT: &str = concat!("usage-server/", env!("CARGO_PKG_VERSION"));
 
 type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -199,6 +202,9 @@ impl Transport {
         // The only place that sends anything: nothing is changed at Stripe in shadow mode, whatever asks for it.
         if self.reporting.is_shadow() && method != Method::GET {
             let path = path_and_query.split('?').next().unwrap_or_default();
+            // What would ask for it does not run in shadow mode, so this is a defect.
+            metrics::refused_in_shadow();
+            tracing::error!(%method, path, "a request that would change something at Stripe was not sent, because REPORTING is shadow; please report this");
             return Err(RequestError::InShadow(format!("{method} {path}")));
         }
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
@@ -241,6 +247,11 @@ impl Transport {
         }
         drop(reach);
         answer
+    }
+
+    /// Whether only reading requests are sent.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.reporting.is_shadow()
     }
 
     /// Whether the last requests could not reach Stripe.
@@ -395,7 +406,7 @@ fn error_of(answer: &Answer) -> RequestError {
         status: answer.status.as_u16(),
         code: text("/error/code"),
         message: if message.is_empty() {
-            "no message".to_owned()
+            NO_MESSAGE.to_owned()
         } else {
             message
         },

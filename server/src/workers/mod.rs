@@ -14,6 +14,7 @@ pub(crate) mod invoice_comparison;
 pub(crate) mod invoice_watch;
 pub(crate) mod job;
 mod lease;
+mod observation_turns;
 pub(crate) mod period_end;
 pub(crate) mod record_archiving;
 pub(crate) mod report_folding;

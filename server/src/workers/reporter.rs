@@ -20,6 +20,7 @@ use crate::{
         violation::{Reason, Violation},
     },
     error::{Error, Result},
+    read_turns::ReadTurns,
     request_context::RequestContext,
     store::{Store, runs::NewRun},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Reporter {
     pub(super) observer: Arc<Observer>,
     /// Watchers of runs. They outlive the call that started them.
     pub(super) watchers: TaskTracker,
+    /// The turns of dry runs.
+    pub(super) previews: ReadTurns,
 }
 
 /// A run that was begun here.
@@ -81,6 +84,7 @@ impl Reporter {
             shutdown: deps.shutdown,
             observer,
             watchers: TaskTracker::new(),
+            previews: ReadTurns::of("dry runs"),
         })
     }
 

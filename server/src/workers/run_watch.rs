@@ -1,6 +1,6 @@
 //! Watches a run. The states of its reports are in the database, so any replica can watch it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sea_orm::DbErr;
 use tokio::{sync::mpsc, time::Instant};
@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::{reporter::Reporter, run_observation::Observation, run_summary::Summary};
 use crate::{
     domain::{
-        account::{BillingTarget, billing_target_at},
+        account::{BillingTarget, Link, billing_target_at},
+        account_id::AccountId,
         report::Report,
         run::{Run, Scope},
     },
@@ -52,7 +53,8 @@ impl Reporter {
         receiver
     }
 
-    /// Returns what a run over a scope would do now.
+    /// Returns what a run over a scope would do now. Each of its pages waits for a turn, which it does not keep while its
+    /// caller is slow.
     pub(crate) fn preview(self: &Arc<Self>, scope: Scope) -> mpsc::Receiver<Result<RunEvent>> {
         let (events, receiver) = mpsc::channel(16);
         let reporter = Arc::clone(self);
@@ -81,21 +83,16 @@ impl Reporter {
         let begun = Instant::now();
         let (mut last, mut moved_at) = (None, begun);
         loop {
-            tokio::select! {
-                changed = observations.changed() => {
-                    if changed.is_err() {
-                        return Err(if self.shutdown.is_cancelled() {
-                            Error::ShuttingDown
-                        } else {
-                            Error::Internal("the observation of the run ended".into())
-                        });
+            let observed = tokio::select! {
+                observed = observations.next() => observed.ok_or_else(|| {
+                    if self.shutdown.is_cancelled() {
+                        Error::ShuttingDown
+                    } else {
+                        Error::Internal("the observation of the run ended".into())
                     }
-                }
+                })?,
                 () = events.closed() => return Ok(()),
                 () = self.shutdown.cancelled() => return Err(Error::ShuttingDown),
-            }
-            let Some(observed) = observations.borrow_and_update().clone() else {
-                continue;
             };
             let seen =
                 observed.map_err(|error| Error::DatabaseUnavailable(DbErr::Custom(error)))?;
@@ -126,6 +123,7 @@ impl Reporter {
     }
 
     async fn preview_states(&self, scope: Scope, events: &Events) -> Result<()> {
+        let place = self.previews.place()?;
         let now = self.store.now().await?;
         let mut summary = Summary::default();
         if events
@@ -137,6 +135,11 @@ impl Reporter {
         }
         let mut after = None;
         loop {
+            let turn = tokio::select! {
+                turn = place.turn() => turn?,
+                () = events.closed() => return Ok(()),
+                () = self.shutdown.cancelled() => return Err(Error::ShuttingDown),
+            };
             let page = self
                 .store
                 .preview_reports(&scope, after.as_ref(), now, PREVIEWS_PER_PAGE)
@@ -145,39 +148,13 @@ impl Reporter {
             after = Some(last.place.clone());
             let page: Vec<_> = page.into_iter().map(|one| one.report).collect();
             let links = self.store.links_of(&page).await?;
-            let mut sent = Vec::new();
-            for mut report in page {
-                let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
-                let is_open = report.period_end.is_none();
-                if is_open {
-                    summary.closed.add(1, report.quantity);
-                }
-                let target = billing_target_at(own, report.first_at);
-                match target {
-                    BillingTarget::NotBillable | BillingTarget::Elsewhere(_) if is_open => {
-                        summary.not_billable.add(1, report.quantity);
-                    }
-                    BillingTarget::NoCustomer if is_open => {
-                        summary.no_customer.add(1, report.quantity);
-                    }
-                    _ => {
-                        if let (true, BillingTarget::Billed(customer)) = (is_open, target) {
-                            report.customer = Some(customer);
-                        }
-                        summary.accepted.add(1, report.quantity);
-                        sent.push(report);
-                    }
-                }
-            }
+            drop(turn);
+            let reports = page.into_iter();
+            let sent: Vec<Report> = reports
+                .filter_map(|report| previewed(report, &links, &mut summary))
+                .collect();
             if !sent.is_empty() && events.send(Ok(RunEvent::Preview(sent))).await.is_err() {
                 return Ok(());
-            }
-            // Also of a page with nothing to send.
-            if events.is_closed() {
-                return Ok(());
-            }
-            if self.shutdown.is_cancelled() {
-                return Err(Error::ShuttingDown);
             }
         }
         // The watcher may have disconnected.
@@ -188,6 +165,37 @@ impl Reporter {
             }))
             .await;
         Ok(())
+    }
+}
+
+/// Adds a report to what a run would do. Returns it if it would be sent.
+fn previewed(
+    mut report: Report,
+    links: &HashMap<AccountId, Vec<Link>>,
+    summary: &mut Summary,
+) -> Option<Report> {
+    let own = links.get(&report.account_id).map_or(&[][..], Vec::as_slice);
+    let is_open = report.period_end.is_none();
+    if is_open {
+        summary.closed.add(1, report.quantity);
+    }
+    let target = billing_target_at(own, report.first_at);
+    match target {
+        BillingTarget::NotBillable | BillingTarget::Elsewhere(_) if is_open => {
+            summary.not_billable.add(1, report.quantity);
+            None
+        }
+        BillingTarget::NoCustomer if is_open => {
+            summary.no_customer.add(1, report.quantity);
+            None
+        }
+        _ => {
+            if let (true, BillingTarget::Billed(customer)) = (is_open, target) {
+                report.customer = Some(customer);
+            }
+            summary.accepted.add(1, report.quantity);
+            Some(report)
+        }
     }
 }
 

@@ -109,6 +109,8 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::domain::MINUTE_MS;
 
@@ -216,5 +218,84 @@ mod tests {
             Schedule::parse("*/15 * * * * *", "UTC").is_ok(),
             "seconds are a sixth field"
         );
+    }
+
+    #[test]
+    fn a_long_or_hostile_expression_is_refused_or_fires() {
+        let long = ["*".repeat(10_000), "1,".repeat(5_000), "0 ".repeat(5_000)];
+        let hostile = [
+            "",
+            " ",
+            "\0",
+            "* * * * *\0",
+            "60 * * * *",
+            "-1 * * * *",
+            "*/0 * * * *",
+            "*/99999999999 * * * *",
+            "99999999999999999999 * * * *",
+            "5-1 * * * *",
+            "1-1-1 * * * *",
+            "0 0 31 2 *",
+            "0 0 30 2 *",
+            "0 0 29 2 *",
+            "0 0 L * *",
+            "0 0 LW * *",
+            "0 0 99W * *",
+            "0 0 * * 5#9",
+            "0 0 * * #",
+            "0 0 * * 8",
+            "0 0 * * MON-SUN#2",
+            "@yearly",
+            "@every 1s",
+            "? ? ? ? ?",
+            "* * * * * * *",
+            "\u{202e}* * * * *",
+            "\u{ff11} * * * *",
+        ];
+        for expression in hostile.into_iter().chain(long.iter().map(String::as_str)) {
+            if let Some(schedule) = check_schedule(expression, "Europe/Vienna") {
+                let now = at("2027-03-20T08:30:10Z");
+                assert!(schedule.longest_gap(now) >= 0);
+                assert!(schedule.longest_gap_around(now) >= 0);
+            }
+        }
+        for zone in ["", "\0", "utc", "../UTC", "Europe/Vienna\0", "+01:00"] {
+            check_schedule("0 0 * * *", zone);
+        }
+    }
+
+    /// An expression is refused in words, or it fires, each time later than before.
+    fn check_schedule(expression: &str, zone: &str) -> Option<Schedule> {
+        let schedule = match Schedule::parse(expression, zone) {
+            Ok(schedule) => schedule,
+            Err(why) => {
+                assert!(why.starts_with("the report "), "{why}");
+                assert!(why.len() < 2_000, "{} bytes", why.len());
+                return None;
+            }
+        };
+        let now = at("2027-03-20T08:30:10Z");
+        let first = schedule.next_after(now);
+        let second = first.and_then(|first| schedule.next_after(first));
+        assert!(first.is_none_or(|first| first > now), "{expression}");
+        assert!(
+            second.is_none_or(|second| Some(second) > first),
+            "{expression}"
+        );
+        for moment in [Millis::MIN, Millis::MAX, 0, -1] {
+            let _ = schedule.is_due(moment, now);
+        }
+        Some(schedule)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_expression_is_refused_or_fires(
+            expression in prop_oneof![".{0,40}", "[-*/0-9,#?LW ]{0,30}", "([0-9*/,-]{1,5} ){4,5}[0-9*#L]{1,3}"],
+        ) {
+            check_schedule(&expression, "Europe/Vienna");
+        }
     }
 }

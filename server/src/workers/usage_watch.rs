@@ -8,7 +8,9 @@ use super::{
     wake::Wake,
 };
 use crate::{
-    domain::{DAY_MS, HOUR_MS, Millis, report::State, verification::Finding},
+    domain::{
+        DAY_MS, HOUR_MS, Millis, billing_start::BillingStart, report::State, verification::Finding,
+    },
     error::Result,
     metrics::{self, PausedBy, StateFigures},
     store::{
@@ -179,6 +181,13 @@ impl UsageWatch {
         metrics::sending_paused(PausedBy::OtherAccount, is_other);
         let sending = self.store.sending().await?;
         metrics::sending_paused(PausedBy::Database, sending.paused.is_some());
+        // A server in shadow mode sends nothing on purpose.
+        let is_to_send = self
+            .stripe
+            .as_ref()
+            .is_some_and(|stripe| !stripe.is_read_only());
+        let lacks_moment = is_to_send && sending.billing_start == BillingStart::NotNamed;
+        metrics::sending_paused(PausedBy::NoMoment, lacks_moment);
         if let Some(at) = sending.last_accepted_at {
             metrics::accepted_at(at);
         }

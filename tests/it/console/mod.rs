@@ -25,6 +25,9 @@ use crate::{
     support::world::{World, within},
 };
 
+/// What a page has while what it shows is not known yet.
+const BEING_CHECKED: &str = "id=\"being-checked\"";
+
 /// An answer.
 #[derive(Debug)]
 struct Answer {
@@ -108,7 +111,21 @@ impl Browser {
         format!("usage_console_{port}")
     }
 
+    /// A page, with what the checks find: it is loaded again while they run.
     async fn get(&self, path: &str) -> Answer {
+        within("the checks", async {
+            loop {
+                let page = self.get_once(path).await;
+                if !page.text.contains(BEING_CHECKED) {
+                    return page;
+                }
+            }
+        })
+        .await
+    }
+
+    /// What a page shows at once.
+    async fn get_once(&self, path: &str) -> Answer {
         self.get_with(path, &[]).await
     }
 

@@ -1,7 +1,7 @@
 //! Each page shows what calls show.
 
 use fake_stripe::Fault;
-use usage_client::{PutAccount, ReportState, ResolveAction, ResolveReport};
+use usage_client::{ListAccounts, PutAccount, Reason, ReportState, ResolveAction, ResolveReport};
 
 use super::{Browser, keys};
 use crate::{
@@ -11,7 +11,9 @@ use crate::{
 
 on_both_engines!(
     the_first_page_shows_what_needs_a_decision,
+    the_first_page_does_not_wait_for_the_checks,
     accounts_are_found_by_the_beginning_of_their_id_and_by_customer,
+    a_search_finds_accounts_behind_many_others,
     an_account_shows_its_link_usage_and_reports,
     reports_are_filtered_and_one_shows_its_way,
     runs_keys_and_the_audit_are_shown,
@@ -46,6 +48,79 @@ async fn the_first_page_shows_what_needs_a_decision(world: World) {
     set_up.assert_shows(200, "What to do: fix what Stripe says, then retry");
     set_up.assert_shows(200, "STRIPE_SECRET_KEY (set)");
     set_up.assert_shows(200, "NO_CONSOLE false");
+    world.finish().await;
+}
+
+async fn the_first_page_does_not_wait_for_the_checks(world: World) {
+    let gate = Fault::block_until_released("gate").on_path("/v1/billing/meters");
+    world.stripe().script(gate.always()).await.unwrap();
+    let browser = Browser::new(world.http_url());
+    for path in ["/", "/set-up"] {
+        let page = browser.get_once(path).await;
+        page.assert_shows(200, "This is being checked. Load this page again");
+        assert_eq!(page.header("refresh"), format!("2; url={path}"));
+    }
+    // What compares on demand is not loaded again by itself.
+    let page = browser.get_once("/verification").await;
+    page.assert_shows(200, "This is being checked. Load this page again");
+    assert_eq!(page.header("refresh"), "");
+    world.stripe().clear_faults().await.unwrap();
+    world.stripe().release("gate").await.unwrap();
+    let page = browser.get("/").await;
+    page.assert_shows(200, "s ago.");
+    assert_eq!(page.header("refresh"), "");
+    world.finish().await;
+}
+
+async fn a_search_finds_accounts_behind_many_others(world: World) {
+    for number in 0..60 {
+        world.count(&format!("a{number:02}"), 1, hours_ago(2)).await;
+    }
+    for account in ["a:1", "b", "b:1", "b:2", "b@", "bb"] {
+        world.count(account, 1, hours_ago(2)).await;
+    }
+    world
+        .client()
+        .put_account(PutAccount::free("b:3"))
+        .await
+        .unwrap();
+    let client = world.client();
+    for size in [1, 2, 50] {
+        let mut query = ListAccounts::new().include_counted().prefix("b:");
+        query = query.page_size(size);
+        let mut found = Vec::new();
+        loop {
+            let page = client.list_accounts(query.clone()).await.unwrap();
+            let linked = page.accounts.into_iter().map(|one| one.account_id);
+            found.extend(linked.chain(page.counted));
+            match page.next_page_token {
+                Some(token) => query = query.page_token(token),
+                None => break,
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, ["b:1", "b:2", "b:3"], "{size} a page");
+    }
+    // A token is for its prefix.
+    let first = ListAccounts::new().include_counted().prefix("b:");
+    let page = client.list_accounts(first.page_size(1)).await.unwrap();
+    let other = ListAccounts::new().include_counted().prefix("b");
+    let other = other.page_token(page.next_page_token.unwrap());
+    let error = client.list_accounts(other).await.unwrap_err();
+    assert_eq!(error.reason(), Some(&Reason::PageTokenInvalid), "{error}");
+    let both = ListAccounts::new().prefix("b").customer("cus_a");
+    let error = client.list_accounts(both).await.unwrap_err();
+    assert_eq!(error.violations()[0].field, "account_prefix");
+    let browser = Browser::new(world.http_url());
+    for hostile in ["%25", "b%25", "b'", "b%22%3E%3Cscript%3E", "%C3%BC", "~"] {
+        let page = browser.get(&format!("/accounts?id={hostile}")).await;
+        page.assert_shows(400, "no account begins with");
+        assert!(!page.text.contains("<script"), "{hostile}");
+    }
+    let page = browser.get("/accounts?id=b%3A").await;
+    page.assert_shows(200, "b:1 not linked");
+    page.assert_shows(200, "b:3 free");
+    assert!(!page.words().contains("a00"), "{}", page.words());
     world.finish().await;
 }
 

@@ -154,6 +154,13 @@ async fn accounts_have_their_recent_usage(mut world: World) {
         let title = format!("<title>{title}</title>");
         assert!(page.text.contains(&title), "{title}: {}", page.text);
     }
+    // What is not known is no zero, and says why.
+    world.count("old", 7, at("2027-03-09T11:00:00Z")).await;
+    world.set_time("2027-06-10T12:00:00Z").await;
+    let page = Browser::new(world.http_url()).get("/accounts?id=old").await;
+    page.assert_shows(200, "old not linked");
+    let why = "title=\"There is no usage of the last 70 days";
+    assert_eq!(page.text.matches(why).count(), 2, "{}", page.text);
     world.finish().await;
 }
 

@@ -110,6 +110,7 @@ async fn restore_with(
     let command = RestoreCommand {
         config,
         backup_at: Some(hours_ago(4).timestamp_millis()),
+        bill_from: None,
         from: Some(backup.to_owned()),
         yes: true,
         dry_run: false,

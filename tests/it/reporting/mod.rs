@@ -22,6 +22,7 @@ mod schedule;
 mod send_order;
 mod send_rate;
 mod shadow;
+mod shadow_restore;
 mod stripe_accounts;
 mod stripe_faults;
 mod verification;

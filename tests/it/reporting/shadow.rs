@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use fake_stripe::Fault;
 use usage_client::{
-    CancelSubscription, ChangePlan, CompareShadow, Correct, Error, ErrorKind, ForceReport, Reason,
-    ReportState, ShadowDay, ShadowFinding,
+    CancelSubscription, ChangePlan, CompareShadow, Correct, Error, ErrorKind, ForceReport,
+    PutAccount, Reason, ReportState, ShadowDay, ShadowFinding,
 };
 use usage_server::ServeError;
 
@@ -20,30 +21,43 @@ on_both_engines!(
     a_day_in_shadow_mode_only_reads_from_stripe,
     a_report_in_shadow_mode_shows_the_event_that_would_be_sent,
     days_are_compared_with_what_the_other_integration_sent,
+    customers_without_a_link_are_compared_after_the_others,
     each_unit_is_billed_once_around_the_switch_over,
     usage_is_not_lost_while_servers_have_not_switched,
     a_cancel_after_the_switch_waits_until_stripe_shows_what_was_sent_since,
     a_link_in_shadow_mode_bills_nothing_that_waited_for_it,
+    usage_that_becomes_free_in_shadow_mode_loses_its_mark,
     a_moment_is_a_full_hour_ahead_and_final_once_it_has_come,
     a_database_that_reports_does_not_become_a_shadow,
 );
 on_postgres!(replicas_that_switch_at_different_times_bill_each_unit_once);
 
 const START: &str = "2027-02-22T09:00:00Z";
-const NOON: &str = "2027-03-20T12:00:00Z";
+pub(super) const NOON: &str = "2027-03-20T12:00:00Z";
 
 /// A server in shadow mode with stopped clocks, and the account `acct` linked to a subscription.
-async fn shadow(world: &mut World) {
+pub(super) async fn shadow(world: &mut World) {
     world.reconfigure(&["--reporting=shadow"]).await;
     world.start_subscribed(at(NOON), &[BASIC], at(START)).await;
 }
 
 /// What the other integration sends.
-async fn theirs(world: &World, identifier: &str, quantity: i64, at: DateTime<Utc>) {
+pub(super) async fn theirs(world: &World, identifier: &str, quantity: i64, at: DateTime<Utc>) {
+    theirs_of(world, "cus_acct", identifier, quantity, at).await;
+}
+
+/// The same, of another customer.
+async fn theirs_of(
+    world: &World,
+    customer: &str,
+    identifier: &str,
+    quantity: i64,
+    at: DateTime<Utc>,
+) {
     let (value, timestamp) = (quantity.to_string(), at.timestamp().to_string());
     let form = [
         ("event_name", "api_calls"),
-        ("payload[stripe_customer_id]", "cus_acct"),
+        ("payload[stripe_customer_id]", customer),
         ("payload[value]", &value),
         ("identifier", identifier),
         ("timestamp", &timestamp),
@@ -54,7 +68,7 @@ async fn theirs(world: &World, identifier: &str, quantity: i64, at: DateTime<Utc
 }
 
 /// Counts usage here, and lets the other integration send it.
-async fn both(world: &World, identifier: &str, quantity: i64, at: DateTime<Utc>) {
+pub(super) async fn both(world: &World, identifier: &str, quantity: i64, at: DateTime<Utc>) {
     world.count("acct", quantity, at).await;
     theirs(world, identifier, quantity, at).await;
 }
@@ -178,6 +192,49 @@ async fn days_are_compared_with_what_the_other_integration_sent(mut world: World
     let other = CompareShadow::new().stripe_customer("cus_other");
     let page = world.client().compare_shadow(other).await.unwrap();
     assert!(page.days.is_empty() && page.next_page_token.is_none());
+    world.finish().await;
+}
+
+async fn customers_without_a_link_are_compared_after_the_others(mut world: World) {
+    shadow(&mut world).await;
+    both(&world, "linked", 7, at(NOON)).await;
+    for name in ["b", "c"] {
+        world.subscribe(name, &[BASIC], at(START)).await;
+        let customer = format!("cus_{name}");
+        theirs_of(&world, &customer, name, 5, at(NOON)).await;
+    }
+    // Without usage there is nothing to show.
+    world.subscribe("d", &[BASIC], at(START)).await;
+    let (mut found, mut token) = (Vec::new(), None::<String>);
+    loop {
+        let mut question = CompareShadow::new().page_size(1);
+        if let Some(token) = token {
+            question = question.page_token(token);
+        }
+        let page = world.client().compare_shadow(question).await.unwrap();
+        assert_eq!(page.unlinked_error, None);
+        let days = page.days.into_iter();
+        found.extend(days.map(|day| (day.stripe_customer, day.finding, day.unlinked)));
+        token = page.next_page_token;
+        if token.is_none() {
+            break;
+        }
+    }
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    let theirs = ShadowFinding::OnlyAtStripe;
+    let expected = [
+        ("cus_acct".to_owned(), ShadowFinding::Equal, false),
+        ("cus_b".to_owned(), theirs, true),
+        ("cus_c".to_owned(), theirs, true),
+    ];
+    assert_eq!(found, expected);
+    let no_lists = Fault::status(403).on_path("/v1/subscriptions").always();
+    world.stripe().script(no_lists).await.unwrap();
+    let page = world.client().compare_shadow(CompareShadow::new()).await;
+    let page = page.unwrap();
+    assert!(page.unlinked_error.is_some());
+    assert_eq!(page.days.len(), 1);
+    world.stripe().clear_faults().await.unwrap();
     world.finish().await;
 }
 
@@ -326,6 +383,43 @@ async fn a_link_in_shadow_mode_bills_nothing_that_waited_for_it(mut world: World
         world.client().correct(correction).await,
         "another integration",
     );
+    world.finish().await;
+}
+
+async fn usage_that_becomes_free_in_shadow_mode_loses_its_mark(mut world: World) {
+    shadow(&mut world).await;
+    let before = at(NOON) - TimeDelta::minutes(20);
+    both(&world, "before", 5, before).await;
+    // The caller's clock is ahead, and its hour is closed already.
+    world
+        .count("acct", 3, at(NOON) + TimeDelta::minutes(4))
+        .await;
+    world.report_all().await;
+    assert!(
+        world
+            .reports("acct")
+            .await
+            .iter()
+            .all(|one| one.billed_elsewhere)
+    );
+    let free = PutAccount::free("acct");
+    world.client().put_account(free).await.unwrap();
+    let reports = world.reports("acct").await;
+    let of = |quantity: i64| {
+        let found = reports.iter().find(|report| report.quantity == quantity);
+        found.expect("a report")
+    };
+    assert!(of(5).billed_elsewhere);
+    let free = of(3);
+    assert_eq!(free.state, ReportState::NotBillable);
+    assert!(!free.billed_elsewhere);
+    assert_eq!(
+        (free.stripe_customer.as_deref(), free.event_timestamp),
+        (None, None)
+    );
+    let days = compared(&world).await;
+    let counted: Vec<_> = days.iter().map(|day| day.counted).collect();
+    assert_eq!(counted, [5]);
     world.finish().await;
 }
 

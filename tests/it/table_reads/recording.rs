@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 /// Tests that together send every statement, by their module. A new query needs one that sends it.
-const TESTS: [(&str, &str); 84] = [
+const TESTS: &[(&str, &str)] = &[
     (
         "client::usagectl::operators",
         "an_account_is_found_by_its_customer",
@@ -23,6 +23,7 @@ const TESTS: [(&str, &str); 84] = [
         "a_forced_run_is_begun_once_and_watched_without_a_script",
     ),
     ("console::sign_in", "signing_out_ends_the_session"),
+    ("console::usage", "accounts_have_their_recent_usage"),
     (
         "counting::batches",
         "a_batch_that_counted_nothing_is_remembered",
@@ -214,6 +215,14 @@ const TESTS: [(&str, &str); 84] = [
         "each_unit_is_billed_once_around_the_switch_over",
     ),
     (
+        "reporting::shadow",
+        "usage_that_becomes_free_in_shadow_mode_loses_its_mark",
+    ),
+    (
+        "reporting::shadow_restore",
+        "a_backup_from_before_the_moment_sends_nothing_until_it_is_named",
+    ),
+    (
         "reporting::schedule",
         "a_run_interrupted_by_a_crash_is_resumed",
     ),
@@ -340,7 +349,9 @@ fn run_tests(engine: Engine, file: &Path) {
         Engine::Sqlite => "sqlite",
         Engine::Postgres => "postgres",
     };
-    let tests = TESTS.map(|(module, test)| format!("{module}::{name}::{test}"));
+    let tests = TESTS.iter();
+    let tests = tests.map(|(module, test)| format!("{module}::{name}::{test}"));
+    let tests: Vec<String> = tests.collect();
     let program = std::env::current_exe().expect("this program");
     let output = Command::new(program)
         .arg("--exact")

@@ -1,6 +1,6 @@
 //! The demo's second part: months pass, and all counted usage reaches a final invoice.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use fake_stripe::Control;
@@ -26,6 +26,12 @@ const WEEK: [i64; 7] = [90, 110, 120, 105, 95, 40, 30];
 const AFTER_CLOSING: TimeDelta = TimeDelta::minutes(6);
 /// Slightly longer than an invoice is a draft.
 const AFTER_DRAFT: TimeDelta = TimeDelta::minutes(70);
+/// Slightly longer than the time between two verifications.
+const BETWEEN_VERIFICATIONS: TimeDelta = TimeDelta::minutes(61);
+/// Verifications after which Stripe's totals have what was sent: events of the last minutes wait for the next one.
+const MAX_VERIFICATIONS: u32 = 8;
+/// How long a verification may take, in real time.
+const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Dependencies of the billing months.
 pub(super) struct BillingMonths<'a> {
@@ -59,16 +65,20 @@ impl<'a> BillingMonths<'a> {
     async fn pass_a_month(&mut self, out: &mut (dyn Write + Send)) -> Result<DateTime<Utc>> {
         let [(first, _), (second, _)] = LINKED;
         let start = self.time.now();
-        let mut counted = 0;
-        for days in USAGE_DAYS {
-            self.move_to(later(start, TimeDelta::days(days))?).await?;
-            let new = days.saturating_sub(counted);
-            self.count_days(first, new, [1_200, 30_000]).await?;
-            self.count_days(second, new, [700, 9_000]).await?;
-            self.count_days(FREE, new, [60, 400]).await?;
-            counted = days;
-        }
         let end = self.period_end(first).await?;
+        // Every day from the first one on has usage.
+        let last = end.signed_duration_since(start).num_days();
+        let mut counted = -1;
+        for days in USAGE_DAYS.into_iter().chain([last]) {
+            let new = days.saturating_sub(counted);
+            if new > 0 {
+                self.move_to(later(start, TimeDelta::days(days))?).await?;
+                self.count_days(first, new, [1_200, 30_000]).await?;
+                self.count_days(second, new, [700, 9_000]).await?;
+                self.count_days(FREE, new, [60, 400]).await?;
+                counted = days;
+            }
+        }
         self.move_to(end).await?;
         self.count_at(
             first,
@@ -101,20 +111,22 @@ impl<'a> BillingMonths<'a> {
         since: DateTime<Utc>,
     ) -> Result<()> {
         self.move_to(later(since, TimeDelta::days(10))?).await?;
-        self.count_days(account, 9, [1_300, 24_000]).await?;
+        self.count_days(account, 11, [1_300, 24_000]).await?;
+        self.count_days(FREE, 11, [60, 400]).await?;
         let change = ChangePlan::new(account, PRO).requested_by("demo");
         let changed = self
             .time
             .until_answered("a plan change", self.client.change_plan(change))
             .await??;
-        let boundary = boundary(changed.change)?;
+        let (boundary, changed_at) = boundary(changed.change)?;
         writeln!(
             out,
             "\n{account} changes to {PRO} (ChangePlan) at {boundary}. Its earlier usage is sent to\n\
              Stripe first and invoiced at the old price:"
         )?;
         self.print_invoices(out).await?;
-        self.count(account, [2_000, 5_000]).await
+        self.count(account, [2_000, 5_000]).await?;
+        self.wait_until_verified(account, changed_at).await
     }
 
     /// Usage is charged on a last invoice, and prepaid seats are credited.
@@ -122,8 +134,9 @@ impl<'a> BillingMonths<'a> {
         self.move_to(later(self.time.now(), TimeDelta::days(4))?)
             .await?;
         let [(first, _), _] = LINKED;
-        self.count_days(first, 3, [1_900, 20_000]).await?;
-        self.count_days(account, 12, [450, 6_000]).await?;
+        self.count_days(first, 4, [1_900, 20_000]).await?;
+        self.count_days(FREE, 4, [60, 400]).await?;
+        self.count_days(account, 15, [450, 6_000]).await?;
         let cancel = CancelSubscription::now(account)
             .invoice_now(true)
             .prorate(true)
@@ -132,13 +145,14 @@ impl<'a> BillingMonths<'a> {
             .time
             .until_answered("a cancel", self.client.cancel_subscription(cancel))
             .await??;
-        let boundary = boundary(changed.change)?;
+        let (boundary, cancelled_at) = boundary(changed.change)?;
         writeln!(
             out,
             "\n{account} is cancelled at {boundary} (CancelSubscription: now, with invoice_now and\n\
              prorate). Its usage is invoiced, and prepaid seats are credited:"
         )?;
-        self.print_invoices(out).await
+        self.print_invoices(out).await?;
+        self.wait_until_verified(account, cancelled_at).await
     }
 
     /// The remaining usage is charged on the invoice of the last period.
@@ -157,9 +171,11 @@ impl<'a> BillingMonths<'a> {
             .subscription
             .and_then(|subscription| subscription.cancel_at)
             .ok_or_else(|| DemoError::unexpected("the subscription has no end"))?;
-        self.move_to(later(end, TimeDelta::days(-2))?).await?;
-        self.count_days(account, 12, [2_100, 28_000]).await?;
-        self.count_days(FREE, 20, [60, 400]).await?;
+        let before = self.time.now();
+        let days = end.signed_duration_since(before).num_days();
+        self.move_to(later(before, TimeDelta::days(days))?).await?;
+        self.count_days(account, days, [2_100, 28_000]).await?;
+        self.count_days(FREE, days, [60, 400]).await?;
         self.move_to(end).await?;
         self.wait_until_invoiced(account, end).await?;
         writeln!(
@@ -181,7 +197,8 @@ impl<'a> BillingMonths<'a> {
         Ok(())
     }
 
-    /// Waits until the service has sent the usage of a period that ended, and its invoice is final.
+    /// Waits until the service has sent the usage of a period that ended, its invoice is final, and Stripe's totals were seen to
+    /// have the usage. Days pass next, and the comparison with the invoice would not wait for the totals that long.
     async fn wait_until_invoiced(&self, account: &str, end: DateTime<Utc>) -> Result<()> {
         self.move_at_least_to(later(end, AFTER_CLOSING)?).await?;
         self.time
@@ -205,7 +222,30 @@ impl<'a> BillingMonths<'a> {
                     .all(|period| period.invoice_state == InvoiceState::Final)
                     .then_some(()))
             })
-            .await
+            .await?;
+        self.wait_until_verified(account, end).await
+    }
+
+    /// Lets hours pass until Stripe's totals were seen to have an account's usage of before a time.
+    async fn wait_until_verified(&self, account: &str, before: DateTime<Utc>) -> Result<()> {
+        for _ in 0..MAX_VERIFICATIONS {
+            let seen = self.time.until("Stripe's totals", || async move {
+                let accepted = ListReports::new()
+                    .account(account)
+                    .states([ReportState::Accepted]);
+                let waiting = self.list(accepted).await?;
+                let lacks = waiting.iter().any(|report| report.window.start < before);
+                Ok((!lacks).then_some(()))
+            });
+            if let Ok(seen) = tokio::time::timeout(VERIFICATION_TIMEOUT, seen).await {
+                return seen;
+            }
+            let next = later(self.time.now(), BETWEEN_VERIFICATIONS)?;
+            self.move_at_least_to(next).await?;
+        }
+        Err(DemoError::unexpected(format!(
+            "Stripe's totals do not have the usage of {account}"
+        )))
     }
 
     /// Moves the clocks unless they are already later.
@@ -306,8 +346,9 @@ fn later(at: DateTime<Utc>, by: TimeDelta) -> Result<DateTime<Utc>> {
         .ok_or_else(|| DemoError::unexpected("the time is outside the calendar"))
 }
 
-/// The boundary of a change as text.
-fn boundary(change: Option<SubscriptionChange>) -> Result<String> {
+/// The boundary of a change, as text and as a time.
+fn boundary(change: Option<SubscriptionChange>) -> Result<(String, DateTime<Utc>)> {
     let change = change.ok_or_else(|| DemoError::unexpected("nothing was changed"))?;
-    Ok(change.boundary.format("%m-%d %H:%M:%S%.3f").to_string())
+    let text = change.boundary.format("%m-%d %H:%M:%S%.3f").to_string();
+    Ok((text, change.boundary))
 }

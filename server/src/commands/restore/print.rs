@@ -48,8 +48,8 @@ pub(super) fn print_result(
     if totals.is_billed_elsewhere {
         writeln!(
             out,
-            "Another integration bills by this database, so nothing was looked up at Stripe. If this service has billed since \
-             the backup, restore a later one: this one does not know from when on."
+            "Another integration bills by this database, so nothing was looked up at Stripe. If a moment was named since the \
+             backup from which this service bills, run this again with --bill-from and that moment. Without it, nothing is sent."
         )?;
     } else if entries.is_empty() {
         writeln!(out, "Stripe has nothing that the database lacks.")?;

@@ -56,12 +56,22 @@ async fn next(
     Ok(message?.and_then(|message| message.event))
 }
 
+/// The messages of a call that answers in time.
+async fn called(
+    calls: &Calls,
+    request: ForceReportRequest,
+    until: Instant,
+) -> Result<Streaming<ForceReportResponse>, Failure> {
+    let late = |_| Failure::from(Error::DeadlineExceeded);
+    timeout_at(until, calls.force_report(request))
+        .await
+        .map_err(late)?
+}
+
 /// Begins a run, which goes on without its watcher, and returns its id.
 pub(super) async fn begin(calls: &Calls, request: ForceReportRequest) -> Result<String, Failure> {
     let until = deadline(EVENT_TIMEOUT);
-    let late = |_| Failure::from(Error::DeadlineExceeded);
-    let begun = timeout_at(until, calls.force_report(request)).await;
-    let mut events = begun.map_err(late)??;
+    let mut events = called(calls, request, until).await?;
     match next(&mut events, until).await? {
         Some(Event::Started(started)) => Ok(started.run_id),
         _ => Err(Error::Internal("a run without a first message".into()).into()),
@@ -75,7 +85,7 @@ pub(super) async fn read(calls: &Calls, request: ForceReportRequest) -> Result<P
         ..request
     };
     let until = deadline(PREVIEW_TIMEOUT);
-    let mut events = calls.force_report(request).await?;
+    let mut events = called(calls, request, until).await?;
     let (mut preview, mut read) = (Preview::default(), 0_usize);
     loop {
         let event = match timeout_at(until, events.message()).await {
@@ -113,7 +123,7 @@ pub(super) async fn watch(calls: &Calls, run: &str) -> Result<Seen, Failure> {
         ..ForceReportRequest::default()
     };
     let until = deadline(EVENT_TIMEOUT);
-    let mut events = calls.force_report(request).await?;
+    let mut events = called(calls, request, until).await?;
     loop {
         match next(&mut events, until).await? {
             Some(Event::Progress(progress)) => return Ok(Seen::Progress(progress)),

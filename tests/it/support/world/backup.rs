@@ -125,6 +125,7 @@ impl World {
         let command = RestoreCommand {
             config: self.config().into(),
             backup_at,
+            bill_from: None,
             from: None,
             yes,
             dry_run,
@@ -134,6 +135,26 @@ impl World {
             restore::run(&command, &self.clock, printed, None),
         )
         .await
+    }
+
+    /// Runs the command with the moment from which the service bills.
+    pub(crate) async fn restore_with_moment(
+        &self,
+        backup_at: DateTime<Utc>,
+        moment: DateTime<Utc>,
+    ) -> (Result<bool, OfflineError>, String) {
+        let command = RestoreCommand {
+            config: self.config().into(),
+            backup_at: Some(backup_at.timestamp_millis()),
+            bill_from: Some(moment.timestamp_millis()),
+            from: None,
+            yes: true,
+            dry_run: false,
+        };
+        let mut printed = Vec::new();
+        let done = restore::run(&command, &self.clock, &mut printed, None);
+        let done = within("a restore", done).await;
+        (done, String::from_utf8(printed).expect("text"))
     }
 
     async fn disconnect(&mut self) {

@@ -1,6 +1,7 @@
 //! Tests of reading lines.
 
 use super::*;
+use proptest::prelude::*;
 
 const GOOD: &str = "account_id,quantity,timestamp,note\n\
     a,1,2026-03-01T00:00:00Z,\n\
@@ -207,4 +208,73 @@ fn all_json_lines_have_an_id_or_none_has() {
     assert!(why(&without, &with).starts_with("id is there, but the first line has none"));
     assert_eq!(why(&with, &line(",\"id\":null")), "id is missing");
     assert_eq!(why(&with, &line(",\"id\":7")), "a");
+}
+
+/// Rows of one unit more each. Every third has a field of two lines.
+fn numbered_rows() -> Vec<String> {
+    let row = |nth: usize| {
+        let note = if nth.is_multiple_of(3) {
+            "\"two\nlines\""
+        } else {
+            "note"
+        };
+        format!("acct{nth},{},1772366400,{note}\n", nth + 1)
+    };
+    (0..9).map(row).collect()
+}
+
+/// The accounts and quantities of the rows in a text.
+fn rows(text: &[u8]) -> Vec<(String, i64)> {
+    let Ok(mut lines) = open(text) else {
+        return Vec::new();
+    };
+    let (mut found, mut place) = (Vec::new(), Place::default());
+    while let Some(line) = lines.next().unwrap() {
+        assert!(line.place.offset > place.offset, "lines are taken");
+        place = line.place;
+        match line.row {
+            Ok(row) => found.push((row.account, row.quantity)),
+            Err(bad) => assert!(!bad.why.is_empty() && line.number > 0),
+        }
+    }
+    found
+}
+
+proptest! {
+    #[test]
+    fn damage_in_a_line_loses_no_other(
+        row in 0..9_usize,
+        place in any::<prop::sample::Index>(),
+        byte in prop_oneof![any::<u8>(), Just(b'"'), Just(b','), Just(b'\n'), Just(b'\r'), Just(0)],
+        kind in 0..4,
+    ) {
+        let mut all: Vec<Vec<u8>> = numbered_rows().into_iter().map(String::into_bytes).collect();
+        let changed = &mut all[row];
+        // Its last byte ends the line.
+        let place = place.index(changed.len() - 1);
+        match kind {
+            0 => changed[place] = byte,
+            1 => changed.insert(place, byte),
+            2 => drop(changed.remove(place)),
+            _ => drop(changed.drain(place..changed.len() - 1)),
+        }
+        let header = b"account_id,quantity,timestamp,note\n".to_vec();
+        let found = rows(&[vec![header], all].concat().concat());
+        for (nth, other) in numbered_rows().iter().enumerate().filter(|(nth, _)| *nth != row) {
+            let quantity = i64::try_from(nth).unwrap() + 1;
+            let expected = (format!("acct{nth}"), quantity);
+            prop_assert!(found.contains(&expected), "{other:?} is lost: {found:?}");
+        }
+        prop_assert!(found.len() <= 10, "{found:?}");
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(
+        bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'"'), Just(b','), Just(b'\n')], 0..300),
+        has_header in any::<bool>(),
+    ) {
+        let header: &[u8] = if has_header { b"account_id,timestamp\n" } else { b"" };
+        rows(&[header, &bytes].concat());
+        rows(&[&b"{\"account_id\":"[..], &bytes].concat());
+    }
 }
