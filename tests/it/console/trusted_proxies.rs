@@ -28,7 +28,12 @@ const ONE: &str = "203.0.113.1";
 const OTHER: &str = "203.0.113.2";
 
 /// The statuses of a page for cookies, fifty at a time.
-async fn statuses(browser: &Browser, client: &str, cookies: Vec<String>) -> Vec<u16> {
+async fn statuses(
+    browser: &Browser,
+    client: &str,
+    cookies: impl Iterator<Item = String>,
+) -> Vec<u16> {
+    let cookies: Vec<String> = cookies.collect();
     let mut statuses = Vec::new();
     for some in cookies.chunks(50) {
         let answers = some.iter().map(async |cookie| {
@@ -63,7 +68,7 @@ async fn made_up_cookies_keep_no_session_out(mut world: World) {
     let made_up = (0..200_u32).map(|number| format!("{number:016x}_{}", "0".repeat(64)));
     let stranger = Browser::new(world.http_url());
     // Not one is a query, so none is told to wait.
-    let statuses = statuses(&stranger, ONE, made_up.collect()).await;
+    let statuses = statuses(&stranger, ONE, made_up).await;
     assert_eq!(statuses, [401; 200]);
     let browser = browser.at(world.http_url());
     assert_eq!(browser.get("/runs").await.status, 200);
@@ -78,7 +83,7 @@ async fn cookies_of_one_client_leave_the_sessions_of_others(mut world: World) {
     // Of someone who knows the id of a key.
     let made_up = (0..200_u32).map(|number| format!("{}_{number:064x}", &admin[3..19]));
     let stranger = Browser::new(world.http_url());
-    let statuses = statuses(&stranger, ONE, made_up.collect()).await;
+    let statuses = statuses(&stranger, ONE, made_up).await;
     assert!(statuses.contains(&401), "{statuses:?}");
     assert!(statuses.contains(&429), "{statuses:?}");
     let browser = browser.at(world.http_url());
