@@ -295,6 +295,7 @@ impl Config {
             return Err("REPORTING is shadow and there is no Stripe key, so nothing could be compared; set STRIPE_SECRET_KEY".to_owned());
         }
         self.check_tls()?;
+        self.addresses.check()?;
         self.database.url().map(drop)
     }
 

@@ -115,6 +115,7 @@
 //! | `request_log` | a line of the log for a share of the requests |
 //! | [`otlp`] | spans for a collector, if a setting names one |
 //! | `request_context` | what names a request in the log, in its error, in the audit table and at Stripe |
+//! | `client_address` | where a request comes from: its connection, or the client that a trusted proxy names |
 //! | `request_rates` | the requests a second that a key or a certificate may make |
 //! | `metrics` | every metric; the only module that names one |
 //! | `database_error` | what an error of the database means |
@@ -133,6 +134,7 @@
 
 mod account_check;
 mod authentication;
+mod client_address;
 pub mod clock;
 pub mod commands;
 pub mod config;

@@ -108,6 +108,7 @@ pub async fn serve(
         requests: RequestLog::new(config.log.log_requests),
         authenticator,
         connections_of_address: config.connections_of_address(),
+        trusted_proxies: config.addresses.trusted_proxies(),
         rates: services.rates.clone(),
     };
     let exporter = listeners.show_metrics().then(Exporter::of_process);

@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use clap::Args;
 use url::Url;
 
+use crate::domain::trusted_proxies::{AddressRange, MAX_RANGES, TrustedProxies};
+
 /// The addresses.
 #[derive(Args, Clone, Debug)]
 pub struct ListenConfig {
@@ -31,6 +33,16 @@ pub struct ListenConfig {
         value_delimiter = ','
     )]
     pub http_cors_origins: Vec<Origin>,
+
+    /// The addresses of reverse proxies and ranges of them, such as `10.0.0.0/8`, separated by commas, up to 100. On connections
+    /// from them, `X-Forwarded-For` says which address a request comes from. Default: none.
+    #[arg(
+        long,
+        env = "TRUSTED_PROXIES",
+        value_name = "ADDRESSES",
+        value_delimiter = ','
+    )]
+    pub trusted_proxies: Vec<AddressRange>,
 
     /// The address to serve `POST /webhooks/stripe` on, and nothing else. Default: the path is on `HTTP_LISTEN`.
     #[arg(long, env = "WEBHOOK_LISTEN", value_name = "ADDRESS")]
@@ -117,6 +129,22 @@ impl ListenConfig {
         }
     }
 
+    /// The proxies that say which address a request comes from.
+    pub(crate) fn trusted_proxies(&self) -> TrustedProxies {
+        TrustedProxies::new(&self.trusted_proxies)
+    }
+
+    /// Checks the number of trusted proxies: each request may be compared with all.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let ranges = self.trusted_proxies.len();
+        if ranges > MAX_RANGES {
+            return Err(format!(
+                "TRUSTED_PROXIES has {ranges} addresses and ranges, and the limit is {MAX_RANGES}; write larger ranges"
+            ));
+        }
+        Ok(())
+    }
+
     /// The address of webhooks on `HTTP_LISTEN`, if other machines can reach it.
     pub(crate) fn exposed_webhooks(&self) -> Option<SocketAddr> {
         let shared = self.http().filter(|_| self.webhook_listen.is_none());
@@ -179,6 +207,7 @@ mod tests {
             listen: "127.0.0.1:1".parse().unwrap(),
             http_listen: http.parse().unwrap(),
             http_cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             webhook_listen: webhooks.map(|address| address.parse().unwrap()),
             metrics_listen: None,
         };
@@ -194,5 +223,20 @@ mod tests {
         ] {
             assert!(!exposed(loopback, None), "{loopback}");
         }
+    }
+
+    #[test]
+    fn trusted_proxies_have_a_limit() {
+        let config = |proxies: usize| ListenConfig {
+            listen: "127.0.0.1:1".parse().unwrap(),
+            http_listen: HttpListen::Off,
+            http_cors_origins: Vec::new(),
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(); proxies],
+            webhook_listen: None,
+            metrics_listen: None,
+        };
+        assert_eq!(config(MAX_RANGES).check(), Ok(()));
+        let error = config(MAX_RANGES + 1).check().unwrap_err();
+        assert!(error.contains("TRUSTED_PROXIES has 101"), "{error}");
     }
 }

@@ -13,7 +13,7 @@ const PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
 /// And in all: at once, and a second.
 const ALL_AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 const ALL_PER_SEC: NonZeroU32 = NonZeroU32::new(10).unwrap();
-/// Look-ups a second of sessions that may have been made up: from one address, and in all.
+/// Look-ups a second of sessions of a valid key that may have been made up: from one address, and in all.
 const LOOK_UPS: NonZeroU32 = NonZeroU32::new(20).unwrap();
 const ALL_LOOK_UPS: NonZeroU32 = NonZeroU32::new(200).unwrap();
 /// Addresses that are remembered.

@@ -11,7 +11,7 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
 };
-use http::{HeaderValue, Request, Response};
+use http::{Extensions, HeaderValue, Request, Response};
 use tonic::{Status, Streaming, body::Body};
 use tonic_types::StatusExt as _;
 use tower::util::BoxCloneSyncService;
@@ -31,6 +31,7 @@ use usage_proto::v1::{
 
 use crate::{
     authentication::KnownCaller,
+    client_address::ClientAddress,
     connections::Activity,
     domain::access::Caller,
     error::Error,
@@ -134,6 +135,7 @@ pub(super) struct AsCaller {
     stack: Stack,
     caller: Arc<Caller>,
     activity: Option<Arc<Activity>>,
+    address: Option<ClientAddress>,
     request_id: Option<HeaderValue>,
 }
 
@@ -151,6 +153,9 @@ impl Service<Request<Body>> for AsCaller {
         extensions.insert(KnownCaller(Arc::clone(&self.caller)));
         if let Some(activity) = &self.activity {
             extensions.insert(Arc::clone(activity));
+        }
+        if let Some(address) = self.address {
+            extensions.insert(address);
         }
         if let Some(id) = &self.request_id {
             request.headers_mut().insert(REQUEST_ID, id.clone());
@@ -178,17 +183,14 @@ macro_rules! call {
 }
 
 impl Calls {
-    /// `context` is that of the request for the page: its calls have the same id.
-    pub(super) fn new(
-        stack: Stack,
-        caller: Arc<Caller>,
-        activity: Option<Arc<Activity>>,
-        context: Option<&RequestContext>,
-    ) -> Self {
+    /// `of_page` is what belongs to the request for the page: its calls have the same id, connection and address.
+    pub(super) fn new(stack: Stack, caller: Arc<Caller>, of_page: &Extensions) -> Self {
+        let context = of_page.get::<RequestContext>();
         Self(AsCaller {
             stack,
             caller,
-            activity,
+            activity: of_page.get::<Arc<Activity>>().cloned(),
+            address: ClientAddress::find(of_page),
             request_id: context.and_then(RequestContext::header),
         })
     }

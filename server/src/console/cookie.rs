@@ -117,7 +117,12 @@ fn written(value: &str, head: &Parts, is_secure: bool, max_age: i64) -> Option<H
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::console_session::SECRET_BYTES;
+    use crate::domain::{api_key::KeyId, console_session::SECRET_BYTES};
+
+    fn secret(byte: u8) -> SessionSecret {
+        let key = KeyId::parse("0123456789abcdef").unwrap();
+        SessionSecret::of(key, [byte; SECRET_BYTES])
+    }
 
     fn place(is_tls: bool) -> Place {
         Place {
@@ -138,8 +143,7 @@ mod tests {
 
     #[test]
     fn the_cookie_that_only_this_host_can_set_comes_first() {
-        let own = SessionSecret::of([1; SECRET_BYTES]);
-        let other = SessionSecret::of([2; SECRET_BYTES]);
+        let (own, other) = (secret(1), secret(2));
         let (secure, plain) = (
             format!("{SECURE}={}", own.reveal()),
             format!("{PLAIN}={}", other.reveal()),
@@ -159,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_plain_cookie_is_of_one_port() {
-        let [one, other] = [1, 2].map(|byte| SessionSecret::of([byte; SECRET_BYTES]));
+        let [one, other] = [1, 2].map(secret);
         let lines = format!(
             "{PLAIN}_8080={}; {PLAIN}_8081={}",
             one.reveal(),
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn scripts_and_other_sites_never_see_it() {
-        let secret = SessionSecret::of([1; SECRET_BYTES]);
+        let secret = secret(1);
         for is_secure in [false, true] {
             let head = http::Request::builder().header(header::HOST, "localhost:8080");
             let head = head.body(()).unwrap().into_parts().0;

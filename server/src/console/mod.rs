@@ -77,7 +77,6 @@ use crate::{
     },
     error::Error,
     log_limit::LogLimit,
-    request_context::RequestContext,
     serve::PageLimit,
     store::Store,
 };
@@ -369,9 +368,7 @@ impl Console {
         let may_change = is_admin && (self.writes_without_key || !caller.is_anyone());
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let zone = Choice::read(&query, head, place, self.slots);
-        let context = head.extensions.get::<RequestContext>();
-        let activity = visitor::activity(head);
-        let calls = Calls::new(self.stack.clone(), Arc::clone(&caller), activity, context);
+        let calls = Calls::new(self.stack.clone(), Arc::clone(&caller), &head.extensions);
         Visitor {
             caller,
             session,

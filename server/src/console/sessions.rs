@@ -1,4 +1,8 @@
 //! Sessions: in the database, so that every replica knows them, and remembered for seconds.
+//!
+//! Whoever makes cookies up keeps no session out. A cookie of another form is none. One without the id of a valid key is refused
+//! by what is known of keys, with no query of its own. Only what is left is looked up, a limited number of times for
+//! each address; sessions that this process has seen before are exempt.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -29,7 +33,7 @@ pub(super) struct Sessions {
     clock: Clock,
     authenticator: Authenticator,
     known: Cache<SessionHash, StoredSession>,
-    /// Those that were valid. Their look-ups are not limited: only cookies that were made up are.
+    /// Those that were valid. Their look-ups are not limited: only those of cookies that may have been made up are.
     valid: Cache<SessionHash, ()>,
     look_ups: AddressRates,
 }
@@ -61,9 +65,13 @@ impl Sessions {
         secret: &SessionSecret,
         address: IpAddr,
     ) -> Result<Arc<Caller>> {
+        if !self.authenticator.is_valid_key(secret.key()).await? {
+            return Err(Error::Unauthenticated);
+        }
         let session = self.find(&secret.hash(), address).await?;
         let now = self.clock.now();
-        let session = session.filter(|session| now < session.expires_at);
+        let is_valid = |of: &StoredSession| of.key == secret.key() && now < of.expires_at;
+        let session = session.filter(is_valid);
         let session = session.ok_or(Error::Unauthenticated)?;
         self.authenticator.caller_of_key(session.key).await
     }
@@ -93,7 +101,7 @@ impl Sessions {
     pub(super) async fn begin(&self, key: KeyId) -> Result<SessionSecret> {
         let mut random = [0; SECRET_BYTES];
         getrandom::fill(&mut random).map_err(|error| Error::Internal(error.to_string().into()))?;
-        let secret = SessionSecret::of(random);
+        let secret = SessionSecret::of(key, random);
         let now = self.clock.now();
         let session = StoredSession {
             key,
@@ -111,6 +119,10 @@ impl Sessions {
     /// # Errors
     /// The database does not answer.
     pub(super) async fn end(&self, secret: &SessionSecret) -> Result<()> {
+        // Without a valid key it is none, and would only cost a query.
+        if !self.authenticator.is_valid_key(secret.key()).await? {
+            return Ok(());
+        }
         let hash = secret.hash();
         let deleted = self.store.delete_console_session(&hash).await;
         self.known.invalidate(&hash);

@@ -10,6 +10,7 @@ use prost_types::Timestamp;
 
 use super::{calls::Calls, query::Query, zone::Choice};
 use crate::{
+    client_address::ClientAddress,
     connections::Activity,
     domain::{Millis, access::Caller, console_session::SessionSecret, http_paths::HttpPath},
 };
@@ -50,8 +51,6 @@ pub(super) fn activity(head: &Parts) -> Option<Arc<Activity>> {
 
 /// The address that a request came from.
 pub(super) fn address(of: &Extensions) -> IpAddr {
-    let activity = of.get::<Arc<Activity>>();
-    activity.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |activity| {
-        activity.peer().ip()
-    })
+    let address = ClientAddress::find(of);
+    address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ClientAddress::ip)
 }

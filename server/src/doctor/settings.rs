@@ -64,6 +64,8 @@ fn addresses(config: &Config) -> Group {
     let (addresses, tls) = (&config.addresses, &config.tls);
     let origins = addresses.http_cors_origins.iter();
     let origins: Vec<String> = origins.map(ToString::to_string).collect();
+    let proxies = addresses.trusted_proxies.iter();
+    let proxies: Vec<String> = proxies.map(ToString::to_string).collect();
     let roles = tls.tls_client_roles.iter();
     let roles: Vec<String> = roles
         .map(|one| format!("{}={}", one.subject, one.role.name()))
@@ -74,6 +76,10 @@ fn addresses(config: &Config) -> Group {
         (
             "HTTP_CORS_ORIGINS",
             (!origins.is_empty()).then(|| origins.join(",")),
+        ),
+        (
+            "TRUSTED_PROXIES",
+            (!proxies.is_empty()).then(|| proxies.join(",")),
         ),
         ("NO_CONSOLE", some(config.no_console)),
         (

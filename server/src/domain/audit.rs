@@ -51,7 +51,7 @@ pub struct Actor {
     pub key: Option<KeyId>,
     /// The name of the key, or the subject of the certificate; `command` for commands on the database.
     pub name: String,
-    /// The caller's network address; empty for commands.
+    /// The caller's network address, which a trusted proxy may have named; empty for commands.
     pub address: String,
     /// Names the call, and no caller can choose it.
     pub action_id: Uuid,

@@ -66,6 +66,7 @@ pub mod subscription_status;
 pub mod subset_sum;
 pub mod tier;
 pub mod trace_parent;
+pub mod trusted_proxies;
 pub mod uncompared_usage;
 pub mod unread_invoice;
 pub mod usage_list;

@@ -15,7 +15,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::front::Front;
-use crate::connections::{Connection, LimitedListener, Protocol};
+use crate::{
+    client_address::ClientAddress,
+    connections::{Connection, LimitedListener, Protocol},
+    domain::trusted_proxies::TrustedProxies,
+};
 
 /// The largest head of a request, with all its headers. A larger one gets 431.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -65,11 +69,12 @@ impl Builder {
     }
 }
 
-/// Serves until the token is cancelled, then finishes the requests in progress.
+/// Serves until the token is cancelled, then finishes the requests in progress. The proxies may say where a request comes from.
 pub(super) async fn serve(
     mut listener: LimitedListener,
     front: Front,
     builder: Builder,
+    proxies: TrustedProxies,
     shutdown: &CancellationToken,
 ) {
     let graceful = GracefulShutdown::new();
@@ -78,8 +83,9 @@ pub(super) async fn serve(
         tokio::select! {
             () = shutdown.cancelled() => break,
             connection = listener.accept() => {
-                let (front, builder) = (front.clone(), builder.clone());
-                tasks.spawn(serve_connection(connection, front, builder, graceful.watcher()));
+                let (front, builder, proxies) = (front.clone(), builder.clone(), proxies.clone());
+                let watcher = graceful.watcher();
+                tasks.spawn(serve_connection(connection, front, builder, proxies, watcher));
             }
             // Otherwise those that have ended would pile up.
             Some(_) = tasks.join_next() => {}
@@ -93,13 +99,17 @@ async fn serve_connection(
     connection: Connection,
     front: Front,
     builder: Builder,
+    proxies: TrustedProxies,
     watcher: Watcher,
 ) {
     let activity = connection.activity();
     let service = service_fn(move |mut request: Request<Incoming>| {
         // With a request in progress, the connection keeps its place.
         let call = activity.begin_call();
-        request.extensions_mut().insert(Arc::clone(&activity));
+        let address = ClientAddress::of(activity.peer(), request.headers(), &proxies);
+        let extensions = request.extensions_mut();
+        extensions.insert(Arc::clone(&activity));
+        extensions.insert(address);
         let front = front.clone();
         async move {
             let answer = front.answer(request.map(Body::new)).await;

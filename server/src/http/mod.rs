@@ -42,6 +42,7 @@ use crate::{
         access::Requirement,
         client_certificate::ClientCertificate,
         http_paths::{HttpPath, HttpSocket},
+        trusted_proxies::TrustedProxies,
         window::Slots,
     },
     error::Error,
@@ -90,6 +91,8 @@ pub(crate) struct Http {
     pub(crate) rates: RequestRates,
     /// The connections that one address may have, if that is limited.
     pub(crate) connections_of_address: Option<usize>,
+    /// Who may say where a request comes from.
+    pub(crate) trusted_proxies: TrustedProxies,
 }
 
 impl Http {
@@ -119,6 +122,7 @@ struct Shared {
     /// Absent if it is not served.
     console: Option<Arc<Console>>,
     places: Places,
+    trusted_proxies: TrustedProxies,
 }
 
 /// Serves HTTP on any number of sockets.
@@ -144,6 +148,7 @@ impl HttpServer {
             exporter,
             authenticator: http.authenticator.clone(),
             rates: http.rates.clone(),
+            trusted_proxies: http.trusted_proxies.clone(),
             webhooks: Webhooks::new(http),
             rpc,
             console: console.map(Arc::new),
@@ -183,9 +188,10 @@ impl HttpServer {
         let names = LocalNames::new(place, &self.0.authenticator);
         let front = Front::new(self.router(socket, place), names, services);
         let builder = connections::Builder::new(protocol, self.0.rpc.streams_per_connection);
+        let proxies = self.0.trusted_proxies.clone();
         tokio::select! {
             never = closing => match never {},
-            () = connections::serve(listener, front, builder, shutdown) => Ok(()),
+            () = connections::serve(listener, front, builder, proxies, shutdown) => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     authentication::KnownCaller,
+    client_address::ClientAddress,
     domain::{access::Caller, audit::Actor},
     error::{Error, Result},
     request_context::RequestContext,
@@ -34,12 +35,9 @@ pub(super) fn actor<T>(request: &Request<T>) -> Result<Actor> {
     let caller = caller(request)?;
     let action = request.extensions().get::<ActionId>();
     let action = action.ok_or_else(|| Error::Internal("an action whose call has no id".into()))?;
-    let address = request.remote_addr();
-    let address = address.map(|address| address.to_string());
     // tonic stores what was in the extensions of the HTTP request.
+    let address = ClientAddress::text_of(request.extensions());
     let id = RequestContext::id_of(request.extensions())?.to_string();
-    Ok(
-        Actor::caller(&caller, address.unwrap_or_default(), action.0, id)
-            .in_console(is_in_console(request.extensions())),
-    )
+    Ok(Actor::caller(&caller, address, action.0, id)
+        .in_console(is_in_console(request.extensions())))
 }

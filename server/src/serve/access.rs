@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     authentication::{Authenticator, KnownCaller},
+    client_address::ClientAddress,
     connections::Activity,
     domain::{
         access::{Caller, Requirement, Role},
@@ -139,8 +140,7 @@ impl AccessCheck {
 }
 
 fn actor(caller: &Caller, request: &Request<Body>, action: ActionId) -> Result<Actor> {
-    let connection = request.extensions().get::<Arc<Activity>>();
-    let address = connection.map_or_else(String::new, |of| of.peer().to_string());
+    let address = ClientAddress::text_of(request.extensions());
     let id = RequestContext::id_of(request.extensions())?.to_string();
     let actor = Actor::caller(caller, address, action.0, id);
     Ok(actor.in_console(is_in_console(request.extensions())))

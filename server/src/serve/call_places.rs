@@ -1,4 +1,4 @@
-//! Tells calls of their connection, and keeps its place while one of them goes on.
+//! Tells calls where they come from, and keeps the place of a connection while one of them goes on.
 
 use std::{
     sync::Arc,
@@ -6,24 +6,28 @@ use std::{
 };
 
 use http::Request;
-use tonic::{body::Body, transport::server::TcpConnectInfo};
+use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
+    client_address::ClientAddress,
     connections::Activity,
-    domain::{access::Requirement, method_roles::requirement},
+    domain::{access::Requirement, method_roles::requirement, trusted_proxies::TrustedProxies},
 };
 
-/// Keeps places for the calls of the services that it wraps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CallPlaces;
+/// Keeps places for the calls of the services that it wraps. The proxies may say where a call comes from.
+#[derive(Clone, Debug)]
+pub(super) struct CallPlaces(pub(super) TrustedProxies);
 
 impl<S> Layer<S> for CallPlaces {
     type Service = Placed<S>;
 
     fn layer(&self, inner: S) -> Placed<S> {
-        Placed { inner }
+        Placed {
+            inner,
+            proxies: self.0.clone(),
+        }
     }
 }
 
@@ -31,6 +35,7 @@ impl<S> Layer<S> for CallPlaces {
 #[derive(Clone, Debug)]
 pub(super) struct Placed<S> {
     inner: S,
+    proxies: TrustedProxies,
 }
 
 impl<S> Service<Request<Body>> for Placed<S>
@@ -47,16 +52,15 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> S::Future {
         if let Some(connection) = request.extensions().get::<Arc<Activity>>().cloned() {
-            // What tonic stores for a plain TCP connection.
-            let info = TcpConnectInfo {
-                local_addr: None,
-                remote_addr: Some(connection.peer()),
-            };
+            // Over HTTP, and for the console, it is known: they may have changed the headers.
+            let address = ClientAddress::find(request.extensions()).unwrap_or_else(|| {
+                ClientAddress::of(connection.peer(), request.headers(), &self.proxies)
+            });
             // What needs no key keeps no place from those who have one.
             let needs_key = requirement(request.uri().path()) != Some(Requirement::Nothing);
             let call = needs_key.then(|| Arc::new(connection.begin_call()));
             let extensions = request.extensions_mut();
-            extensions.insert(info);
+            extensions.insert(address);
             if let Some(call) = call {
                 // Dropped with the request if it is refused, and otherwise kept until the answer has ended.
                 extensions.insert(call);

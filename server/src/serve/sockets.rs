@@ -137,7 +137,7 @@ fn rpc_stack(
         .layer(GrpcErrors)
         // Otherwise a panic would break the caller's connection, with all other calls on it.
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(CallPlaces)
+        .layer(CallPlaces(config.addresses.trusted_proxies()))
         .layer(rpc.check)
         // Their limits are those of callers.
         .layer(AnswerLimit::default())

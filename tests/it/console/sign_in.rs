@@ -46,7 +46,9 @@ async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     }
     assert!(!cookie.contains(&admin[20..]));
     browser.get("/").await.assert_shows(200, "root (admin)");
-    let secret = browser.cookies.borrow()[&browser.cookie_name()].clone();
+    let cookie = browser.cookies.borrow()[&browser.cookie_name()].clone();
+    let (key, secret) = cookie.split_once('_').unwrap();
+    assert!(admin.starts_with(&format!("ub_{key}_")), "{key}");
     assert_eq!(secret.len(), 64);
     let sessions = "console_sessions WHERE key_id <> ''";
     assert_eq!(world.count_rows(sessions).await, 1);
@@ -54,7 +56,7 @@ async fn a_key_begins_a_session_that_only_its_hash_is_stored_of(world: World) {
     assert_eq!(world.count_rows(&with_secret).await, 0);
     // Signing in again replaces the session.
     assert_eq!(browser.sign_in(&admin).await.status, 303);
-    assert_ne!(browser.cookies.borrow()[&browser.cookie_name()], secret);
+    assert_ne!(browser.cookies.borrow()[&browser.cookie_name()], cookie);
     assert_eq!(world.count_rows(sessions).await, 1);
     world.finish().await;
 }
@@ -91,7 +93,15 @@ async fn a_wrong_key_begins_none_and_nothing_says_why(world: World) {
     assert_eq!(refused.status, 401);
     assert_eq!(world.count_rows("console_sessions").await, 0);
     // Cookies that were made up open nothing.
-    for cookie in ["", "x", &"0".repeat(64), &"A".repeat(64)] {
+    let digits = "0".repeat(64);
+    for cookie in [
+        "",
+        "x",
+        &digits,
+        &format!("{}_{digits}", "0".repeat(16)),
+        &format!("{}_{digits}", key.id),
+        &format!("{}_{}", key.id, "A".repeat(64)),
+    ] {
         let cookie = (browser.cookie_name(), cookie.to_owned());
         browser.cookies.borrow_mut().extend([cookie]);
         browser.get("/").await.assert_shows(401, "Sign in");
