@@ -38,6 +38,8 @@ mod sessions;
 mod set_up;
 mod shadow;
 mod sign_in;
+mod sign_off;
+mod sign_off_file;
 mod state_sums;
 mod style;
 mod time_line;
@@ -242,8 +244,8 @@ impl Console {
                 let caller = Arc::clone(&visitor.caller);
                 let made = Box::pin(async {
                     match zone::chosen(&visitor, place, head) {
-                        Some(Ok(answer)) => answer,
-                        Some(Err(failure)) => layout::failure(Some(&visitor), &failure),
+                        Some(Ok(answer)) => answer.into(),
+                        Some(Err(failure)) => layout::failure(Some(&visitor), &failure).into(),
                         None => self.made(path, requirement, visitor).await,
                     }
                 });
@@ -293,6 +295,12 @@ impl Console {
                 Err(failure) => layout::failure(Some(&visitor), &failure).into(),
             };
         }
+        if path == HttpPath::ConsoleSignOff && sign_off_file::is_wanted(&visitor.query) {
+            return match sign_off_file::answer(&visitor).await {
+                Ok(answer) => Made::Download(answer),
+                Err(failure) => layout::failure(Some(&visitor), &failure).into(),
+            };
+        }
         match self.content(path, &visitor).await {
             Ok(page) => layout::answer(Some(&visitor), path, &page).into(),
             Err(failure) => {
@@ -322,6 +330,7 @@ impl Console {
             HttpPath::ConsoleRuns => runs::page(visitor).await,
             HttpPath::ConsoleVerification => verification::page(visitor, &self.diagnosis).await,
             HttpPath::ConsoleShadow => shadow::page(visitor).await,
+            HttpPath::ConsoleSignOff => sign_off::page(visitor).await,
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor, &self.diagnosis).await,

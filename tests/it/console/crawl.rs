@@ -66,6 +66,11 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
             assert_eq!(page.header("content-type"), "text/csv; charset=utf-8");
             continue;
         }
+        if path.contains("as=jsonl") {
+            let lines = "application/jsonl; charset=utf-8";
+            assert_eq!(page.header("content-type"), lines);
+            continue;
+        }
         assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
         assert_eq!(page.header("cache-control"), "no-store");
         assert_page(&path, &page.text);
@@ -99,6 +104,7 @@ fn assert_all_seen(seen: &BTreeSet<String>) {
         "/invoice?",
         "/find",
         "/verification",
+        "/sign-off?",
         "/reports",
         "/report?",
         "/runs",
@@ -137,7 +143,7 @@ fn assert_has_json(path: &str, page: &Answer) {
     let forms = ["/correct", "/force", "/resolve", "/sign-in"];
     let page_path = path.split('?').next().unwrap();
     // Nothing was asked for.
-    let is_empty = ["/find", "/invoice"].contains(&path);
+    let is_empty = ["/find", "/invoice", "/sign-off"].contains(&path);
     if is_empty || forms.contains(&page_path) {
         return;
     }

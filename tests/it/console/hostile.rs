@@ -91,6 +91,10 @@ async fn an_address_that_means_nothing_is_a_page_that_says_so(world: World) {
         ),
         ("/runs?page=x", 400, "PAGE_TOKEN_INVALID"),
         ("/keys?page=x", 400, "PAGE_TOKEN_INVALID"),
+        ("/sign-off?month=soon", 400, "month is \"soon\""),
+        ("/sign-off?month=all", 400, "month is \"all\""),
+        ("/sign-off?as=csv", 400, "month is \"\""),
+        ("/sign-off?month=2026-03&as=pdf", 400, "as is \"pdf\""),
         ("/audit?from=1&until=2", 400, "from is \"1\""),
         ("/accounts?id=%00", 400, "no account begins with"),
     ] {

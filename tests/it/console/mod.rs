@@ -14,6 +14,7 @@ mod pages;
 mod parameters;
 mod shadow;
 mod sign_in;
+mod sign_off;
 mod trusted_proxies;
 mod usage;
 mod visitors;

@@ -63,6 +63,12 @@ fn of(path: HttpPath) -> &'static [&'static str] {
             "compare=yes&from=",
         ],
         HttpPath::ConsoleShadow => &["customer=", "from=", "until=", "show="],
+        HttpPath::ConsoleSignOff => &[
+            "month=",
+            "as=csv&month=",
+            "month=2026-03&as=",
+            "month=2026-03&as=csv&open=",
+        ],
         HttpPath::ConsoleAudit => &["key=", "account=", "from=", "until="],
         HttpPath::ConsoleResolve => &["account=", "account=acct&id=", "account=acct&id=a&window="],
         HttpPath::ConsoleCorrect | HttpPath::ConsoleForce => &["account="],

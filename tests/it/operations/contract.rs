@@ -87,7 +87,8 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::MessageTooSlow(_) => (Reason::MessageTooSlow, Kind::Deadline),
         ServerError::DatabaseUnavailable(_)
         | ServerError::KeysUnreadable
-        | ServerError::ReportsMoving => (Reason::DatabaseUnavailable, Kind::Unavailable),
+        | ServerError::ReportsMoving
+        | ServerError::MonthChanged => (Reason::DatabaseUnavailable, Kind::Unavailable),
         ServerError::Unauthenticated => (Reason::Unauthenticated, Kind::Unauthenticated),
         ServerError::PermissionDenied(_) => (Reason::PermissionDenied, Kind::PermissionDenied),
         ServerError::ApiKeyNotFound(_) => (Reason::ApiKeyNotFound, Kind::NotFound),
@@ -107,7 +108,12 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::NoChangeInProgress(_) => (Reason::NoChangeInProgress, Kind::Precondition),
         ServerError::ChangeAborted(_) => (Reason::ChangeAborted, Kind::Precondition),
-        ServerError::DeadlineExceeded => (Reason::DeadlineExceeded, Kind::Deadline),
+        ServerError::DeadlineExceeded | ServerError::ExportTooSlow(_) => {
+            (Reason::DeadlineExceeded, Kind::Deadline)
+        }
+        ServerError::MonthNotClosed(_) | ServerError::BooksDiffer(_) => {
+            (Reason::MonthNotClosed, Kind::Precondition)
+        }
         ServerError::MalformedMessage(_) => (Reason::MalformedMessage, Kind::Invalid),
         ServerError::MessageTooLarge(_) => (Reason::MessageTooLarge, Kind::Invalid),
         ServerError::Unimplemented(_) => (Reason::Unimplemented, Kind::Unimplemented),
@@ -201,6 +207,10 @@ fn other_errors() -> Vec<ServerError> {
         ServerError::DatabaseUnavailable(DbErr::Custom(text())),
         ServerError::KeysUnreadable,
         ServerError::ReportsMoving,
+        ServerError::MonthChanged,
+        ServerError::MonthNotClosed(text()),
+        ServerError::BooksDiffer(text()),
+        ServerError::ExportTooSlow(Duration::from_secs(600)),
         ServerError::Unauthenticated,
         ServerError::PermissionDenied(Denial::Account),
         ServerError::ApiKeyNotFound(text()),

@@ -288,7 +288,7 @@ impl Account {
                 continue;
             };
             let segment = &self.segments[number];
-            if segment.final_at <= now {
+            if self.is_charged(row.fate, now) {
                 let key = (
                     segment.subscription.clone(),
                     segment.meter,
@@ -314,17 +314,14 @@ impl Account {
         self.rows.iter().map(|row| row.start)
     }
 
-    /// The total of usage with some fate, by meter, whose windows start in a time.
-    pub(super) fn sum_within(
-        &self,
-        meter: usize,
-        time: &Range<i64>,
-        is_such: impl Fn(Fate) -> bool,
-    ) -> i64 {
-        let rows = self.rows.iter();
-        rows.filter(|row| row.meter == meter && time.contains(&row.start) && is_such(row.fate))
-            .map(|row| row.quantity)
-            .sum()
+    /// The rows whose windows start in a time.
+    pub(super) fn rows_within(&self, time: &Range<i64>) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| time.contains(&row.start))
+    }
+
+    /// Whether a final invoice charges usage with this fate.
+    pub(super) fn is_charged(&self, fate: Fate, now: i64) -> bool {
+        matches!(fate, Fate::Sent(number) if self.segments[number].final_at <= now)
     }
 
     /// The total of usage with some fate, by meter.

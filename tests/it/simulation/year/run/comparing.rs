@@ -1,13 +1,8 @@
 //! The comparison at the end: invoices, discarded usage and the reports of the service, against the model.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::BTreeMap;
 
-use chrono::{DateTime, Datelike as _, Months, NaiveDate, NaiveTime};
 use fake_stripe::InvoiceSnapshot;
-use serde_json::Value;
 use usage_client::ReportState;
 
 use super::{SimulatedAccount, Year};
@@ -68,32 +63,6 @@ impl Year<'_> {
         );
     }
 
-    /// The export for finance has what the model has, month by month.
-    async fn compare_sign_offs(&self) {
-        let starts = self.accounts.iter().flat_map(|one| one.model.starts());
-        let month_of = |start| DateTime::from_timestamp_millis(start).expect("a time");
-        let months: BTreeSet<NaiveDate> = starts
-            .map(|start| month_of(start).date_naive().with_day(1).expect("a day"))
-            .collect();
-        assert!(months.len() >= 2, "{months:?}");
-        for first in months {
-            let name = first.format("%Y-%m").to_string();
-            let args = ["sign-off", "--month", &name, "--open"];
-            let (text, _) = self.world.export_at(self.now, &args).await.expect("rows");
-            let rows: Vec<Value> = text
-                .lines()
-                .map(|line| serde_json::from_str(line).expect("a row"))
-                .collect();
-            let millis = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc().timestamp_millis();
-            let time = millis(first)..millis(first + Months::new(1));
-            for account in &self.accounts {
-                for meter in 0..METERS.len() {
-                    compare_sign_off(&rows, account, meter, &time);
-                }
-            }
-        }
-    }
-
     /// Compares the sums of an account's reports in each state. Returns the sum of one fate.
     async fn compare_reports(&self, account: &SimulatedAccount, asked: Fate) -> i64 {
         let reports = self.world.reports(&account.name).await;
@@ -149,42 +118,6 @@ impl Year<'_> {
             );
         }
         answer
-    }
-}
-
-/// Compares the rows of an account and meter.
-fn compare_sign_off(rows: &[Value], account: &SimulatedAccount, meter: usize, time: &Range<i64>) {
-    let name = METERS[meter].0;
-    let is_own = |row: &&Value| row["account_id"] == account.name.as_str() && row["meter"] == name;
-    let own: Vec<&Value> = rows.iter().filter(is_own).collect();
-    let sum = |column: &str| -> i64 {
-        let values = own.iter().map(|row| row[column].as_i64());
-        values.map(|value| value.expect("a number")).sum()
-    };
-    let of = |fates: &[Fate]| {
-        let is_such = |fate| match fate {
-            Fate::Sent(_) => fates.iter().any(|one| matches!(one, Fate::Sent(_))),
-            other => fates.contains(&other),
-        };
-        account.model.sum_within(meter, time, is_such)
-    };
-    for (column, expected) in [
-        ("counted", account.model.sum_within(meter, time, |_| true)),
-        ("not_billable", of(&[Fate::NotBillable])),
-        ("no_customer", of(&[Fate::NoCustomer])),
-        ("open", of(&[Fate::Open])),
-        ("to_send", of(&[Fate::Closed])),
-        ("reported", of(&[Fate::Sent(0)])),
-        ("needs_decision", of(&[Fate::TooLate, Fate::Uncharged])),
-        ("corrected", 0),
-        ("written_off", 0),
-    ] {
-        assert_eq!(
-            sum(column),
-            expected,
-            "{column} of {} and {name}: {own:#?}",
-            account.name
-        );
     }
 }
 

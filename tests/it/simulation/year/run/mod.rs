@@ -2,6 +2,7 @@
 
 mod changes;
 mod comparing;
+mod signing_off;
 
 use chrono::{DateTime, Datelike as _, Months, TimeDelta, Utc};
 use fake_stripe::Fault;
