@@ -47,7 +47,7 @@ test("a page with a key may do what its role may, and sees why it may not", LIMI
     const usage = await client.get("acct");
     const count = await client.increment("acct").catch(failed);
     const unknown = await client.get({ accountId: "acct", meter: "unknown" }).catch(failed);
-    const nobody = await createUsageClient({ server }).get("acct").catch(failed);
+    const keyless = await createUsageClient({ server }).get("acct").catch(failed);
     const wrong = await createUsageClient({ server, apiKey: "${reader}x" }).get("acct").catch(failed);
     const bare = await fetch(server + "/usage.v1.UsageService/Get", {
       method: "POST",
@@ -56,14 +56,14 @@ test("a page with a key may do what its role may, and sees why it may not", LIMI
     });
     const { code } = await bare.json();
     const requestId = bare.headers.get("x-request-id");
-    show({ total: usage.meters[0].quantities.total, count, unknown, nobody, wrong, bare: [bare.status, code, requestId] });
+    show({ total: usage.meters[0].quantities.total, count, unknown, keyless, wrong, bare: [bare.status, code, requestId] });
   `) as Record<string, unknown>;
   const { bare, ...others } = found;
   assert.deepEqual(others, {
     total: "7",
     count: refused("permission_denied", "PERMISSION_DENIED"),
     unknown: refused("invalid", "UNKNOWN_METER"),
-    nobody: refused("unauthenticated", "UNAUTHENTICATED"),
+    keyless: refused("unauthenticated", "UNAUTHENTICATED"),
     wrong: refused("unauthenticated", "UNAUTHENTICATED"),
   });
   const [status, code, requestId] = bare as unknown[];

@@ -118,8 +118,8 @@ pub(super) async fn api_key_from_environment_and_file(world: World) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("writer.key");
     std::fs::write(&file, format!("{key}\n")).unwrap();
-    let nobody = quick(&endpoint).increment("acct").await.unwrap_err();
-    assert_eq!(nobody.reason(), Some(&Reason::Unauthenticated));
+    let keyless = quick(&endpoint).increment("acct").await.unwrap_err();
+    assert_eq!(keyless.reason(), Some(&Reason::Unauthenticated));
     let builder = || UsageClient::builder(&endpoint);
     for given in [
         builder().api_key(&key),
