@@ -3,10 +3,11 @@
 //! Start a server (`cargo run -- serve`), then
 //! `cargo run -p usage-client --features tower --example axum`, and call it:
 //! `curl -H 'x-account: acct_42' http://127.0.0.1:8080/hello`. Each call that succeeds counts one `api_calls`
-//! of the account, as `usagectl get acct_42` shows. Ctrl-C sends pending usage and stops.
+//! of the account, as `usagectl get acct_42` shows. Ctrl-C and SIGTERM send pending usage and stop.
 
 use axum::{Router, extract::Request, routing::get};
 use std::{error::Error, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
 use usage_client::{Charge, UsageClient, UsageLayer};
 
 #[tokio::main]
@@ -27,10 +28,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
     eprintln!("listening on http://{}", listener.local_addr()?);
-    let stopped = async {
-        // Without a signal handler, it runs until it is killed.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let stopped = async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
         }
     };
     axum::serve(listener, app)

@@ -78,6 +78,7 @@ impl Drops {
                 at: DateTime::from_timestamp(sum.second, 0).unwrap_or_default(),
                 units: sum.units,
                 calls: sum.calls,
+                reason: None,
                 why: format!("dropped: {}", why.text()),
             })
             .collect()

@@ -1,6 +1,7 @@
 //! Tells the program which usage will not be counted.
 
 use super::aggregator::Sum;
+use crate::Reason;
 use chrono::{DateTime, Utc};
 use std::{
     fmt,
@@ -22,6 +23,8 @@ pub struct RefusedUsage {
     pub units: u64,
     /// The calls of [`Recorder::record`](crate::Recorder::record) that they are the sum of.
     pub calls: u64,
+    /// The server's reason; of dropped usage there is none.
+    pub reason: Option<Reason>,
     /// Why it is not counted; of dropped usage, it begins with `dropped:`.
     pub why: String,
 }
@@ -47,14 +50,22 @@ impl OnRefused {
     }
 
     /// What to tell of a sum, if anybody listens.
-    pub(super) fn describe(&self, sum: &Sum, why: impl FnOnce() -> String) -> Option<RefusedUsage> {
-        self.0.as_ref().map(|_| RefusedUsage {
-            account_id: (*sum.account).to_owned(),
-            meter: (*sum.meter).to_owned(),
-            at: DateTime::from_timestamp(sum.second, 0).unwrap_or_default(),
-            units: u64::try_from(sum.quantity).unwrap_or(0),
-            calls: sum.records,
-            why: why(),
+    pub(super) fn describe(
+        &self,
+        sum: &Sum,
+        why: impl FnOnce() -> (Option<Reason>, String),
+    ) -> Option<RefusedUsage> {
+        self.is_set().then(|| {
+            let (reason, why) = why();
+            RefusedUsage {
+                account_id: (*sum.account).to_owned(),
+                meter: (*sum.meter).to_owned(),
+                at: DateTime::from_timestamp(sum.second, 0).unwrap_or_default(),
+                units: u64::try_from(sum.quantity).unwrap_or(0),
+                calls: sum.records,
+                reason,
+                why,
+            }
         })
     }
 

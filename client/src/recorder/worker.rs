@@ -179,6 +179,7 @@ async fn send(shared: Arc<Shared>, batch: Arc<QueuedBatch>) {
                         at: DateTime::default(),
                         units: *units,
                         calls: *calls,
+                        reason: None,
                         why: format!("dropped: the file {name} of the spool is damaged"),
                     }));
                     None
@@ -300,7 +301,8 @@ async fn send_sums(shared: &Shared, key: Uuid, sums: &[Sum]) -> Remainder {
                 tracing::error!(%error, %key, "a batch of usage was rejected");
                 let (calls, units) = totals(sums);
                 shared.refused.add(calls, units);
-                let describe = |sum| shared.on_refused.describe(sum, || error.to_string());
+                let why = || (error.reason().cloned(), error.to_string());
+                let describe = |sum| shared.on_refused.describe(sum, why);
                 return Remainder {
                     refused: sums.to_vec(),
                     later: Vec::new(),
@@ -371,10 +373,12 @@ fn is_young(sum: &Sum) -> bool {
     u64::try_from(age).unwrap_or(0) < DENIED_FOR.as_secs()
 }
 
-fn why(result: &IncrementResult) -> String {
+fn why(result: &IncrementResult) -> (Option<Reason>, String) {
     match result {
-        IncrementResult::Refused { message, .. } => message.clone(),
-        other => format!("{other:?}"),
+        IncrementResult::Refused {
+            reason, message, ..
+        } => (Some(reason.clone()), message.clone()),
+        other => (None, format!("{other:?}")),
     }
 }
 

@@ -67,8 +67,8 @@ fn shown(found: &FindIncrementResponse, request: &FindIncrementRequest) -> Marku
             dt { "Key as it is stored" } dd { bdi .id { (increment.key) } }
             dt { "Meter" } dd { (foreign(&increment.meter)) }
             dt { "Quantity" } dd { (grouped(increment.quantity)) }
-            dt { "Used at" } dd { (time(increment.timestamp.or(increment.counted_at))) @if increment.timestamp.is_none() { " (the caller gave no time)" } }
-            dt { "Counted at" } dd { (time(increment.counted_at)) }
+            dt { "Used at" } dd { (time(increment.timestamp.or(increment.counted_at))) " UTC" @if increment.timestamp.is_none() { " (the caller gave no time)" } }
+            dt { "Counted at" } dd { (time(increment.counted_at)) " UTC" }
         }
         h2 { "Its report" }
         @match &found.report {
@@ -96,7 +96,7 @@ fn report_facts(report: &UsageReport) -> Markup {
             dt { "Window" } dd { (time(window.start)) " to " (time(window.end)) " UTC" }
             dt { "Quantity" } dd { (grouped(report.quantity)) ", with the other increments of the window" }
             dt { "State" } dd { (state(report.state)) }
-            dt { "Meter event" } dd { bdi .id { (report.identifier) } ", of " (time(report.event_timestamp)) }
+            dt { "Meter event" } dd { bdi .id { (report.identifier) } ", of " (time(report.event_timestamp)) " UTC" }
             dt { "Stripe customer" } dd { (foreign(&report.stripe_customer)) }
         }
     }
@@ -111,8 +111,8 @@ fn lines(lines: &[ExplainedLine], report: Option<&UsageReport>) -> Markup {
                 thead {
                     tr {
                         th scope="col" { "Item" }
-                        th scope="col" { "From" }
-                        th scope="col" { "To" }
+                        th scope="col" { "From (UTC)" }
+                        th scope="col" { "To (UTC)" }
                         th scope="col" { "Invoice" }
                         th scope="col" .number { "Invoiced" }
                         th scope="col" { "Line by line" }

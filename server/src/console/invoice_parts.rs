@@ -133,9 +133,9 @@ fn facts(line: &ExplainedLine) -> Markup {
                     span class=(if found.finding() == InvoiceFinding::Equal { "ok" } else { "bad" }) {
                         (words(found.finding().as_str_name(), "INVOICE_FINDING_"))
                     }
-                    " since " (time(found.changed_at))
+                    " since " (time(found.changed_at)) " UTC"
                     @if let Some(known) = &found.acknowledged {
-                        ", acknowledged " (time(known.acknowledged_at)) " by " (foreign(&known.requested_by)) ": " (foreign(&known.reason))
+                        ", acknowledged " (time(known.acknowledged_at)) " UTC by " (foreign(&known.requested_by)) ": " (foreign(&known.reason))
                     }
                 }
             }
@@ -160,8 +160,8 @@ fn charged(lines: &[InvoiceLine], name: &str) -> Markup {
                         th scope="col" { "Line" }
                         th scope="col" { "Status" }
                         th scope="col" { "Price" }
-                        th scope="col" { "From" }
-                        th scope="col" { "To" }
+                        th scope="col" { "From (UTC)" }
+                        th scope="col" { "To (UTC)" }
                         th scope="col" .number { "Quantity" }
                         th scope="col" .number { "Amount" }
                     }
@@ -213,12 +213,12 @@ fn reports(line: &ExplainedLine, name: &str) -> Markup {
                 caption { "Its reports, each one meter event at Stripe" }
                 thead {
                     tr {
-                        th scope="col" { "Window" }
+                        th scope="col" { "Window (UTC)" }
                         th scope="col" { "State" }
                         th scope="col" .number { "Quantity" }
                         th scope="col" { "Meter event" }
-                        th scope="col" { "Time of the event" }
-                        th scope="col" { "Accepted" }
+                        th scope="col" { "Time of the event (UTC)" }
+                        th scope="col" { "Accepted (UTC)" }
                         th scope="col" .number { "With a key" }
                         th scope="col" .number { "Without a key" }
                     }
@@ -281,8 +281,8 @@ fn increments(one: &ExplainedReport) -> Markup {
                     tr {
                         th scope="col" { "Key" }
                         th scope="col" .number { "Quantity" }
-                        th scope="col" { "Used at" }
-                        th scope="col" { "Counted at" }
+                        th scope="col" { "Used at (UTC)" }
+                        th scope="col" { "Counted at (UTC)" }
                     }
                 }
                 tbody {

@@ -9,10 +9,11 @@ use std::{
 
 use chrono::{TimeZone as _, Utc};
 use fake_stripe::NewSubscription;
+use tokio::signal::unix::{SignalKind, signal};
 use usage_client::{
     Batch, Charge, Correct, Counted, Error, ExplainInvoice, FindIncrement, ForceReport, GetSummary,
-    Granularity, Increment, ListReports, ListUsage, PutAccount, Reconcile, Recorder, ReportEvent,
-    ReportState, ResolveAction, ResolveReport, UsageClient, UsageLayer,
+    Granularity, Increment, ListReports, ListUsage, PutAccount, Reconcile, Recorder, RecorderStats,
+    ReportEvent, ReportState, ResolveAction, ResolveReport, UsageClient, UsageLayer,
 };
 
 use crate::support::world::{
@@ -159,6 +160,20 @@ async fn record_durably(client: UsageClient, folder: &Path) -> Result<(), Error>
     // Where even the last second must not be lost: waits for the disk.
     recorder.persist().await?;
     Ok(())
+}
+
+/// Also run by a process of its own, which gets the signal.
+pub(super) async fn run(
+    recorder: Recorder,
+    work: impl Future<Output = ()>,
+) -> Result<RecorderStats, Box<dyn std::error::Error>> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        () = work => {}
+        _ = terminated.recv() => {}
+    }
+    // Sends what the recorder still holds.
+    Ok(recorder.shutdown(Duration::from_secs(10)).await?)
 }
 
 fn billed_by_the_call(recorder: Recorder) -> axum::Router {

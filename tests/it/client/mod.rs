@@ -1,5 +1,6 @@
 //! Tests of the SDK, of its command line, and of clients in other languages.
 
+mod behaviours;
 mod connection;
 mod crate_page;
 mod meters;

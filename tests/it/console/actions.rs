@@ -21,7 +21,7 @@ on_sqlite!(
     a_correction_without_a_time_is_of_the_moment_that_was_shown,
 );
 
-const EVENTS: &str = "/v1/billing/meter_events";
+pub(super) const EVENTS: &str = "/v1/billing/meter_events";
 
 /// The value of a hidden field.
 #[track_caller]

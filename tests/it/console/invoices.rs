@@ -24,7 +24,8 @@ const START: &str = "2027-03-10T13:12:34Z";
 const END: &str = "2027-04-10T13:12:34Z";
 const KEY: &str = "0192f0c1-2b3c-7d4e-8f50-61728394a5b6";
 
-async fn an_invoice_is_shown_line_by_line(mut world: World) {
+/// Bills 125 units of the account `acct`, 120 of them with the returned key.
+pub(super) async fn invoice(world: &mut World) -> &'static str {
     let now = at(END) - TimeDelta::days(1);
     world
         .start_subscribed(now, &[BASIC, TOKENS], at(START))
@@ -39,6 +40,11 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     world
         .advance_until_found("invoice_comparisons WHERE finding = 'equal' AND reported = 125")
         .await;
+    KEY
+}
+
+async fn an_invoice_is_shown_line_by_line(mut world: World) {
+    invoice(&mut world).await;
     let browser = Browser::new(world.http_url());
 
     // From the call to its report and invoice.

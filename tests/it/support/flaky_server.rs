@@ -1,7 +1,7 @@
 //! A faulty proxy of the gRPC service: it rejects calls, is overloaded, loses responses or responds too late.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     future::Future,
     pin::Pin,
@@ -32,6 +32,8 @@ pub(crate) enum Behavior {
     Normal,
     /// Does not forward the call, and returns this status.
     Refuses(Code),
+    /// Does not forward the call, and returns this status, with a reason of the service and perhaps a retry delay.
+    RefusesFor(Code, &'static str, Option<Duration>),
     /// Does not forward the call, and returns a retry delay.
     Overloaded,
     /// Forwards the call, and returns this status instead of the response.
@@ -48,6 +50,7 @@ pub(crate) struct FlakyServer {
     endpoint: String,
     behaviors: Arc<Mutex<VecDeque<Behavior>>>,
     calls: Arc<AtomicU64>,
+    timeouts: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
     _serving: JoinHandle<()>,
 }
@@ -57,12 +60,14 @@ impl FlakyServer {
     pub(crate) async fn start(before: &str, behaviors: impl IntoIterator<Item = Behavior>) -> Self {
         let behaviors = Arc::new(Mutex::new(behaviors.into_iter().collect()));
         let calls = Arc::new(AtomicU64::new(0));
+        let timeouts = Arc::new(Mutex::default());
         let behind = Channel::from_shared(before.to_owned()).expect("an address");
         let stop = CancellationToken::new();
         let service = FlakyService {
             behind: behind.connect_lazy(),
             behaviors: Arc::clone(&behaviors),
             calls: Arc::clone(&calls),
+            timeouts: Arc::clone(&timeouts),
             stop: stop.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -75,6 +80,7 @@ impl FlakyServer {
             endpoint,
             behaviors,
             calls,
+            timeouts,
             stop,
             _serving: tokio::spawn(async move { serving.await.expect("a server that runs") }),
         }
@@ -87,6 +93,13 @@ impl FlakyServer {
     /// The number of calls so far.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// How long each call had until its deadline, the first call first.
+    pub(crate) fn timeouts(&self) -> Vec<Duration> {
+        let timeouts = self.timeouts.lock();
+        let timeouts = timeouts.unwrap_or_else(PoisonError::into_inner);
+        timeouts.iter().map(|text| duration(text)).collect()
     }
 
     /// The number of behaviors not used yet.
@@ -109,6 +122,7 @@ struct FlakyService {
     behind: Channel,
     behaviors: Arc<Mutex<VecDeque<Behavior>>>,
     calls: Arc<AtomicU64>,
+    timeouts: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
 }
 
@@ -134,6 +148,13 @@ impl Service<Request> for FlakyService {
 impl FlakyService {
     async fn answer(mut self, request: Request) -> Response {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        if let Some(timeout) = request.headers().get("grpc-timeout") {
+            let timeout = timeout.to_str().expect("a text").to_owned();
+            let timeouts = self.timeouts.lock();
+            timeouts
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(timeout);
+        }
         let behavior = {
             let mut behaviors = self
                 .behaviors
@@ -144,6 +165,14 @@ impl FlakyService {
         match behavior {
             Behavior::Normal => self.forward(request).await,
             Behavior::Refuses(code) => Status::new(code, "not now").into_http(),
+            Behavior::RefusesFor(code, reason, retry_after) => {
+                let mut details = ErrorDetails::new();
+                details.set_error_info(reason, "usage-billing", HashMap::new());
+                if retry_after.is_some() {
+                    details.set_retry_info(retry_after);
+                }
+                Status::with_error_details(code, "not now", details).into_http()
+            }
             Behavior::Overloaded => {
                 let mut details = ErrorDetails::new();
                 details.set_retry_info(Some(Duration::from_millis(20)));
@@ -168,5 +197,18 @@ impl FlakyService {
             .await
             .expect("a server behind");
         self.behind.call(request).await.expect("an answer")
+    }
+}
+
+/// Reads a header `grpc-timeout`: a number and a letter for its unit.
+fn duration(text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.len() - 1);
+    let number = number.parse().expect("a number");
+    match unit {
+        "n" => Duration::from_nanos(number),
+        "u" => Duration::from_micros(number),
+        "m" => Duration::from_millis(number),
+        "S" => Duration::from_secs(number),
+        other => panic!("a deadline in {other}"),
     }
 }

@@ -1,11 +1,12 @@
 //! What every page must be, however it is looked at.
 
 use super::axe::Axe;
-use crate::support::chromium::{Chromium, DARK, LIGHT, Look, NARROW, NARROW_DARK, keep_picture};
+use crate::support::chromium::{Chromium, LIGHT, Look, NARROW_DARK, keep_picture};
 
-const LOOKS: [Look; 4] = [LIGHT, DARK, NARROW, NARROW_DARK];
+/// Colours do not depend on the width, and places not on the colours: two looks see both of each.
+const LOOKS: [Look; 2] = [LIGHT, NARROW_DARK];
 /// By how much the page is wider than the window, and what reaches beyond it.
-const OVERFLOW: &str = r#"
+pub(super) const OVERFLOW: &str = r#"
 const page = document.documentElement;
 const over = page.scrollWidth - page.clientWidth;
 if (over <= 0) return [];

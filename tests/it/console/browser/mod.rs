@@ -10,4 +10,5 @@ mod hostile;
 mod keyboard;
 mod looks;
 mod pages;
+mod print;
 mod sessions;

@@ -1,6 +1,6 @@
 //! Each page with real data: what axe finds, wide and narrow, light and dark.
 
-use super::{axe::Axe, furniture, looks, sessions::sign_in};
+use super::{axe::Axe, furniture, looks, print, sessions::sign_in};
 use crate::support::{
     chromium::Chromium,
     world::{World, on_sqlite, poll},
@@ -28,6 +28,7 @@ async fn every_page_is_accessible_and_fits_the_window(world: World) {
             .await;
         assert_eq!(failed, 0, "{address}: {}", window.words().await);
         wrong.extend(looks::check(&window, &axe, name).await);
+        wrong.extend(print::faults(&window, name).await);
     }
     for (name, address) in furniture::REFUSALS {
         window.open(address).await;
@@ -50,24 +51,30 @@ async fn what_is_wrong_with_a_page_is_found(world: World) {
     let (Some(axe), Some(window)) = (Axe::load(), Chromium::start(world.http_url()).await) else {
         return world.finish().await;
     };
-    for (fault, words) in [
+    let faults = [
         ("const field = document.createElement('input')", "label: "),
         (
             "const field = document.createElement('p'); field.append('faint'); field.style.color = '#bbb'",
-            "color-contrast: ",
+            "light: \"color-contrast: ",
+        ),
+        (
+            "const field = document.createElement('p'); field.append('gloomy'); field.style.color = '#333'",
+            "dark: \"color-contrast: ",
         ),
         (
             "const field = document.createElement('p'); field.append('x'.repeat(500))",
             "px beyond",
         ),
-    ] {
-        window.open("/runs").await;
-        window
-            .evaluate(&format!(
-                "{fault}; document.querySelector('main').append(field)"
-            ))
-            .await;
-        let wrong = looks::faults(&window, &axe).await;
+    ];
+    window.open("/runs").await;
+    let unharmed = looks::faults(&window, &axe).await;
+    assert!(unharmed.is_empty(), "{unharmed:?}");
+    for (fault, _) in faults {
+        let add = format!("{fault}; document.querySelector('main').append(field)");
+        window.evaluate(&add).await;
+    }
+    let wrong = looks::faults(&window, &axe).await;
+    for (_, words) in faults {
         assert!(
             wrong.iter().any(|found| found.contains(words)),
             "{words}: {wrong:?}"

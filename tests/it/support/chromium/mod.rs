@@ -1,154 +1,29 @@
 //! Chromium without a window, driven by Debian's `chromedriver`; what `WebDriver` lacks is asked of the developer tools.
 //!
 //! One driver serves all tests of this process. It is tied to a pipe that this process keeps open: when the process ends in any
-//! way, the driver and its browsers end too. Each test has a browser of its own.
+//! way, the driver and its browsers end too. A test has a browser for itself while it runs. The browser of a test that passed
+//! serves the next one, without its cookies, pages and logs.
 
-use std::{
-    env, fs, io,
-    io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::{OnceLock, mpsc},
-    thread,
-    time::Duration,
-};
+mod driver;
+mod look;
+
+use std::time::Duration;
 
 use fantoccini::{
-    Client, ClientBuilder, Locator,
+    Client, Locator,
     actions::{InputSource as _, KeyAction, KeyActions},
     wd::WebDriverCompatibleCommand,
 };
 use http::Method;
-use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use url::{ParseError, Url};
 
-use crate::support::world::{engine::skipped, within};
+use self::driver::Turn;
+pub(crate) use self::look::{LIGHT, Look, NARROW, NARROW_DARK, PRINT, keep_picture};
+use crate::support::world::within;
 
-const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a page may take that was asked for by a click.
 const SHOWN_TIMEOUT: Duration = Duration::from_secs(20);
-/// Browsers at a time: more would only wait for each other.
-const BROWSERS: usize = 2;
-static TURNS: Semaphore = Semaphore::const_new(BROWSERS);
-/// Runs the driver until this process closes its standard input. Browsers are in the same group of processes.
-const KEEPER: &str = r#"
-folder=$1; shift
-trap : TERM
-"$@" </dev/null & driver=$!
-exec >/dev/null 2>&1
-read _
-kill -TERM 0
-wait "$driver"
-rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }
-"#;
-/// A browser that asks for nothing by itself, such as an update, and uses no proxy.
-const FLAGS: [&str; 10] = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-    "--no-proxy-server",
-    // They take room from pages in pictures.
-    "--hide-scrollbars",
-    "--window-size=1280,900",
-];
-
-/// How a page is looked at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
-    pub(crate) name: &'static str,
-    scheme: &'static str,
-    width: u32,
-    height: u32,
-}
-
-pub(crate) const LIGHT: Look = Look {
-    name: "light",
-    scheme: "light",
-    width: 1280,
-    height: 900,
-};
-pub(crate) const DARK: Look = Look {
-    name: "dark",
-    scheme: "dark",
-    ..LIGHT
-};
-/// As wide as a small telephone.
-pub(crate) const NARROW: Look = Look {
-    name: "narrow",
-    width: 375,
-    height: 800,
-    ..LIGHT
-};
-pub(crate) const NARROW_DARK: Look = Look {
-    name: "narrow-dark",
-    scheme: "dark",
-    ..NARROW
-};
-
-/// The address of the driver; why there is none if a program is not installed.
-fn driver() -> &'static Result<String, String> {
-    static DRIVER: OnceLock<(Result<String, String>, Option<Child>)> = OnceLock::new();
-    let start = || {
-        for program in ["chromium", "chromedriver"] {
-            if find(program).is_none() {
-                let missing =
-                    format!("there is no {program}, Debian's chromium and chromium-driver");
-                return (Err(missing), None);
-            }
-        }
-        let (port, keeper) = start_driver().expect("a driver that starts");
-        (Ok(format!("http://127.0.0.1:{port}")), Some(keeper))
-    };
-    &DRIVER.get_or_init(start).0
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let folders = env::var_os("PATH")?;
-    env::split_paths(&folders)
-        .map(|folder| folder.join(program))
-        .find(|path| path.is_file())
-}
-
-fn start_driver() -> io::Result<(u16, Child)> {
-    let folder = tempfile::Builder::new()
-        .prefix("usage-chromium-")
-        .tempdir()?;
-    let mut keeper = Command::new("sh")
-        .args(["-c", KEEPER, "keeper"])
-        .arg(folder.path())
-        .args(["chromedriver", "--port=0"])
-        .env("HOME", folder.path())
-        .env("TMPDIR", folder.path())
-        // Its own clock would not be that of its processes.
-        .env_remove("LD_PRELOAD")
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    // From here on the keeper removes the folder.
-    let _path = folder.keep();
-    let output = keeper.stdout.take().expect("a pipe");
-    let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let port = line.strip_prefix("ChromeDriver was started successfully on port ");
-            if let Some(Ok(port)) = port.map(|port| port.trim_end_matches('.').parse()) {
-                // The receiver is dropped after the first answer.
-                let _unread = send.send(port);
-            }
-        }
-    });
-    let port = receive.recv_timeout(READY_TIMEOUT);
-    Ok((port.map_err(io::Error::other)?, keeper))
-}
 
 /// A command of this driver that the standard of `WebDriver` does not have.
 #[derive(Debug)]
@@ -171,43 +46,23 @@ impl WebDriverCompatibleCommand for Extension {
     }
 }
 
-/// A browser with one page, which ends when it is dropped.
+/// A browser with one page.
 #[derive(Debug)]
 pub(crate) struct Chromium {
     client: Client,
     /// The server that it looks at, such as `http://127.0.0.1:8080`.
     origin: String,
-    _turn: SemaphorePermit<'static>,
+    turn: Turn,
 }
 
 impl Chromium {
     /// A browser for the pages of a server. Without the programs, says that the test was skipped; in CI it fails.
     pub(crate) async fn start(origin: &str) -> Option<Self> {
-        let driver = match driver() {
-            Ok(driver) => driver,
-            Err(missing) => {
-                let is_ci = env::var("CI").is_ok_and(|ci| ci == "true");
-                assert!(!is_ci, "{missing}");
-                skipped(missing);
-                return None;
-            }
-        };
-        // Others may be many and slow, so this wait has no limit of its own.
-        let turn = TURNS.acquire().await.expect("never closed");
-        let Value::Object(capabilities) = json!({
-            "browserName": "chrome",
-            "goog:chromeOptions": { "args": FLAGS },
-            "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
-        }) else {
-            unreachable!("an object");
-        };
-        let mut builder = ClientBuilder::new(HttpConnector::new());
-        let client = builder.capabilities(capabilities).connect(driver);
-        let client = within("a browser", client).await.expect("a browser");
+        let (client, turn) = driver::browser().await?;
         let window = Self {
             client,
             origin: origin.to_owned(),
-            _turn: turn,
+            turn,
         };
         window.look(LIGHT).await;
         Some(window)
@@ -231,11 +86,8 @@ impl Chromium {
         });
         self.tools("Emulation.setDeviceMetricsOverride", size).await;
         let scheme = json!({ "name": "prefers-color-scheme", "value": look.scheme });
-        self.tools(
-            "Emulation.setEmulatedMedia",
-            json!({ "features": [scheme] }),
-        )
-        .await;
+        let media = json!({ "media": look.media, "features": [scheme] });
+        self.tools("Emulation.setEmulatedMedia", media).await;
     }
 
     /// Opens a page of the server.
@@ -410,19 +262,22 @@ impl Chromium {
         }
     }
 
-    /// Ends the browser. Nothing must have been wrong with its pages.
+    /// Leaves the browser to the next test. Nothing must have been wrong with its pages.
     pub(crate) async fn finish(self) {
         let problems = self.problems().await;
         assert!(problems.is_empty(), "{problems:#?}");
-        within("the end of a browser", self.client.close())
+        within("an empty page", self.client.goto("about:blank"))
             .await
-            .expect("an end");
+            .expect("an empty page");
+        for method in [
+            "Network.clearBrowserCookies",
+            "Network.clearBrowserCache",
+            "Page.resetNavigationHistory",
+        ] {
+            self.tools(method, json!({})).await;
+        }
+        // What the empty page logged is not of the next test.
+        self.problems().await;
+        self.turn.end(self.client);
     }
-}
-
-/// Writes a picture to `target/pictures`.
-pub(crate) fn keep_picture(name: &str, png: &[u8]) {
-    let folder = format!("{}/target/pictures", env!("CARGO_MANIFEST_DIR"));
-    fs::create_dir_all(&folder).expect("a folder");
-    fs::write(format!("{folder}/{name}.png"), png).expect("a file");
 }
