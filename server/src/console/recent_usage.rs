@@ -38,7 +38,7 @@ impl Default for RecentUsage {
         // One that is looked at now comes before others.
         let kept = Cache::builder().eviction_policy(EvictionPolicy::lru());
         let kept = kept.max_capacity(ZONES);
-        Self(kept.time_to_idle(AGES.shown).build())
+        Self(kept.build())
     }
 }
 
