@@ -87,7 +87,7 @@ async fn an_invoice_is_shown_line_by_line(mut world: World) {
     let (_, invoice) = of_invoice.split_once("&invoice=").unwrap();
     let invoice = invoice.split('&').next().unwrap();
     let explained = ExplainInvoice::of_invoice(invoice);
-    let explained = client.explain_invoice(explained).await.unwrap();
+    let explained = world.client().explain_invoice(explained).await.unwrap();
     let charged = &explained.lines[0].invoice_lines[0];
     assert_charged(&page, charged);
     assert_rows(&csv, charged);
