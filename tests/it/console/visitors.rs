@@ -115,9 +115,11 @@ async fn without_keys_only_local_names_are_answered(world: World) {
         }
     }
     assert_only_local_names_are_answered(&browser, &["/", "/accounts", "/set-up", "/keys"]).await;
-    // With a key, the name makes no difference.
+    // With a key, the name makes no difference. The port does: it is part of the cookie's name.
     let [admin, ..] = keys(&world).await;
-    let host = [("host", "usage.example")];
+    let (_, port) = world.http_url().rsplit_once(':').expect("a port");
+    let named = format!("usage.example:{port}");
+    let host = [("host", named.as_str())];
     let page = browser.get_with("/runs", &host).await;
     assert_eq!(page.status, 401);
     browser.sign_in(&admin).await;

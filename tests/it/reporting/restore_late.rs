@@ -56,6 +56,8 @@ async fn lose_late_usage(world: &mut World) {
     world.move_clocks(backup_at() + TimeDelta::minutes(5)).await;
     count_late(world).await;
     world.report_all().await;
+    // A run ends without a report that waits for a sync.
+    world.wait_until_sent("acct").await;
     assert_eq!(at_stripe(world).await, 24);
     world.put_back(&backup).await;
     world.move_clocks(backup_at() + TimeDelta::hours(2)).await;
