@@ -188,12 +188,12 @@ pub(super) fn parse_history(period: &v1::Period) -> Result<Interval, Violation> 
 pub(super) fn history(found: AccountHistory) -> v1::AccountHistory {
     let changes = found.changes.into_iter().map(listed_change);
     v1::AccountHistory {
-        links: found.links.into_iter().map(link).collect(),
+        links: found.links.iter().map(link).collect(),
         changes: changes.collect(),
     }
 }
 
-fn link(link: Link) -> v1::AccountLink {
+fn link(link: &Link) -> v1::AccountLink {
     let (ended, end_requested) = match &link.billing {
         Billing::Ended { is_requested, .. } => (true, *is_requested),
         Billing::Free | Billing::Stripe { .. } => (false, false),

@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// How long one may take.
-const TIMEOUT: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_mins(10);
 /// How long a caller may take to read a part.
-const PART_TIMEOUT: Duration = Duration::from_secs(60);
+const PART_TIMEOUT: Duration = Duration::from_mins(1);
 /// The bytes of a part.
 const PART_BYTES: usize = 64 * 1024;
 
