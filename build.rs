@@ -3,13 +3,14 @@
 use prost::Message as _;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "usage/v1/access_service.proto",
     "usage/v1/account_service.proto",
     "usage/v1/error_reason.proto",
     "usage/v1/operations_service.proto",
     "usage/v1/period.proto",
     "usage/v1/report_run.proto",
+    "usage/v1/sign_off.proto",
     "usage/v1/usage_report.proto",
     "usage/v1/usage_service.proto",
 ];

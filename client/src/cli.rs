@@ -28,6 +28,7 @@ mod reports;
 mod resolve;
 mod runs;
 mod shadow;
+mod sign_off;
 mod summary;
 mod time_arg;
 mod usage;
@@ -144,6 +145,8 @@ enum Command {
     Runs(runs::Arguments),
     /// Compare with another integration by customer, meter and day, or switch over from it; exits with 4 on any difference
     Shadow(shadow::Arguments),
+    /// Show whether a month is closed and its totals, or export it for finance
+    SignOff(sign_off::Arguments),
     /// Ask the server to check itself, its database, Stripe and the schedule; exits with 4 if anything is bad
     Doctor(doctor::Arguments),
     /// Print what completes these commands in a shell
@@ -211,6 +214,7 @@ async fn execute(cli: Cli, sources: Sources, streams: &mut Streams<'_>) -> Resul
         Command::Audit(arguments) => audit::run(&client, arguments, streams).await,
         Command::Runs(arguments) => runs::run(&client, arguments, streams).await,
         Command::Shadow(arguments) => shadow::run(&client, arguments, streams).await,
+        Command::SignOff(arguments) => sign_off::run(&client, arguments, streams).await,
         Command::Doctor(arguments) => doctor::run(&client, arguments, streams).await,
         Command::Completions { .. } | Command::Man => Ok(()),
     }

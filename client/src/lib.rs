@@ -34,6 +34,7 @@ mod retry;
 mod run;
 mod run_list;
 mod shadow;
+mod sign_off;
 mod state;
 mod status;
 mod subscription;
@@ -82,6 +83,7 @@ pub use retry::Retry;
 pub use run::{ForceReport, ReportCount, ReportEvent, ReportProgress, ReportRun, ReportSummary};
 pub use run_list::{ListRuns, ListedRun, RunPage, RunResults, RunState, RunTrigger};
 pub use shadow::{BillingSwitch, CompareShadow, ShadowDay, ShadowFinding, ShadowPage};
+pub use sign_off::{ExportSignOff, SignOff, SignOffExport, SignOffFile, SignOffTotals};
 pub use state::ReportState;
 pub use subscription::{
     AbortSubscriptionChange, BillingPeriod, CancelSubscription, ChangePlan, Changed, InvoiceState,

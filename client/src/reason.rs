@@ -97,6 +97,8 @@ pub enum Reason {
     AccountDeleted,
     /// The account cannot be deleted yet; the message says why.
     AccountNotDeletable,
+    /// The month is not over, something of it is not final, or its rows contradict the ledger check.
+    MonthNotClosed,
     /// The server does not know the method, or the compression of the message.
     Unimplemented,
     /// A reason that this version of the client does not know.
@@ -135,7 +137,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 45] = [
+static KNOWN: [(ErrorReason, Reason); 46] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -175,6 +177,7 @@ static KNOWN: [(ErrorReason, Reason); 45] = [
     (ErrorReason::DifferenceNotFound, Reason::DifferenceNotFound),
     (ErrorReason::IncrementNotFound, Reason::IncrementNotFound),
     (ErrorReason::InvoiceNotFound, Reason::InvoiceNotFound),
+    (ErrorReason::MonthNotClosed, Reason::MonthNotClosed),
     (ErrorReason::NotResolvable, Reason::NotResolvable),
     (ErrorReason::DeadlineExceeded, Reason::DeadlineExceeded),
     (ErrorReason::MalformedMessage, Reason::MalformedMessage),

@@ -221,6 +221,24 @@ pub enum Error {
     /// Reports are being folded faster than they can be read: retry.
     #[error("reports were closed or folded while they were read; nothing was changed, so retry")]
     ReportsMoving,
+    /// A month is not closed, so it is not exported: wait, or export it as it is.
+    #[error("{0}; set open to export it as it is, with final false")]
+    MonthNotClosed(String),
+    /// The rows of a month and the ledger check contradict each other: see `usage-server doctor`.
+    #[error("{0}")]
+    BooksDiffer(String),
+    /// The month changed while it was read: export it again.
+    #[error(
+        "usage or a decision of the month was added meanwhile, or an account was deleted, so what was sent is not complete; \
+         export again"
+    )]
+    MonthChanged,
+    /// An export, or the reading of a part of it, took too long: use the command.
+    #[error(
+        "the export, or the reading of a part of it, took more than {} s; read faster, or use `usage-server export sign-off`",
+        .0.as_secs()
+    )]
+    ExportTooSlow(Duration),
     /// Clocks contradict each other, so nothing that depends on the time is done: retry later.
     #[error("{0}, so the time is not certain and nothing was closed or sent; retry later")]
     ClockInDoubt(Doubt),

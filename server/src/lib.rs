@@ -93,6 +93,7 @@
 //! | `usage_of_all` | the answers of `ListUsage` and `GetSummary`; `read_turns` limits how many are read at a time, also of explanations |
 //! | `explanation` | from an increment to its invoice line, and from an invoice line to its increments |
 //! | `shadow_comparison` | what was counted and what another integration sent, by customer, meter and day |
+//! | `sign_off` | a month for finance: its rows, whether it is closed, and its file in parts |
 //! | [`reconciliation`] | counted, reported, Stripe's total and what invoices charge side by side |
 //! | `readiness` | whether the service can count, for `/health/ready` and the gRPC health service |
 //! | `workers` | background jobs on one runner: schedule, closing, sending, syncs, verification, invoices, cleanup, folding |
@@ -167,6 +168,7 @@ mod rpc;
 mod send_load;
 mod serve;
 mod shadow_comparison;
+mod sign_off;
 pub mod store;
 mod stripe;
 mod tls;

@@ -2,17 +2,107 @@
 
 use std::io::{self, Write};
 
+use clap::ValueEnum;
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::domain::{
     account_id::AccountId,
     audit::Entry,
     decision::RecordedDecision,
+    hex::hex,
     period::rfc3339,
     report::{Report, identifier},
     run::{Run, Scope},
     sign_off,
 };
+
+/// How a row is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A JSON object a line.
+    Jsonl,
+    /// CSV with a first line of names.
+    Csv,
+}
+
+/// What was exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The number of rows, with those that are totals.
+    pub rows: u64,
+    /// The SHA-256 of everything that was written.
+    pub sha256: String,
+}
+
+/// Writes rows in a format.
+pub(crate) struct RecordWriter<W> {
+    out: Hashed<W>,
+    format: Format,
+    rows: u64,
+}
+
+impl<W: Write> RecordWriter<W> {
+    pub(crate) fn new(out: W, format: Format) -> Self {
+        Self {
+            out: Hashed {
+                out,
+                sha256: Sha256::new(),
+            },
+            format,
+            rows: 0,
+        }
+    }
+
+    /// Writes a row, the first one in CSV after the names.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn write(&mut self, record: &Record) -> io::Result<()> {
+        match self.format {
+            Format::Jsonl => record.write_json(&mut self.out)?,
+            Format::Csv => {
+                if self.rows == 0 {
+                    record.write_csv_names(&mut self.out)?;
+                }
+                record.write_csv(&mut self.out)?;
+            }
+        }
+        self.rows = self.rows.saturating_add(1);
+        Ok(())
+    }
+
+    /// Where it writes to.
+    pub(crate) fn out(&mut self) -> &mut W {
+        &mut self.out.out
+    }
+
+    /// What was written.
+    pub(crate) fn finish(self) -> Exported {
+        Exported {
+            rows: self.rows,
+            sha256: hex(&self.out.sha256.finalize()),
+        }
+    }
+}
+
+/// Passes on what is written, and computes its SHA-256.
+struct Hashed<W> {
+    out: W,
+    sha256: Sha256,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(part)?;
+        self.sha256.update(part.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
 
 /// A row.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,8 +2,10 @@
 
 use super::UsageClient;
 use crate::{
-    BillingSwitch, CompareShadow, Diagnosis, Error, ListRuns, RunPage, ShadowPage, proto,
-    retry::Repeatable, wire,
+    BillingSwitch, CompareShadow, Diagnosis, Error, ExportSignOff, ListRuns, RunPage, ShadowPage,
+    SignOff, SignOffExport, proto,
+    retry::{Repeatable, call_with_retry},
+    wire,
 };
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -12,6 +14,8 @@ use std::time::Duration;
 const DOCTOR_TIMEOUT: Duration = Duration::from_secs(75);
 /// The server asks Stripe for each customer and meter.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(75);
+/// All usage of a month is read, perhaps after that of other callers.
+const SIGN_OFF_TIMEOUT: Duration = Duration::from_secs(75);
 
 impl UsageClient {
     /// Asks the server to examine itself, its database, the Stripe account and the schedule, with its own settings.
@@ -51,6 +55,44 @@ impl UsageClient {
             |mut operations, request| async move { operations.compare_shadow(request).await },
         );
         ShadowPage::from_wire(response.await?)
+    }
+
+    /// Shows whether a calendar month in UTC, such as `2026-10`, is closed, and its totals.
+    ///
+    /// The deadline is the client's, and at least 75 seconds: all usage of the month is read.
+    pub async fn sign_off(&self, month: impl Into<String>) -> Result<SignOff, Error> {
+        let request = proto::GetSignOffRequest {
+            month: month.into(),
+        };
+        let response = self.unary_within(
+            self.timeout.max(SIGN_OFF_TIMEOUT),
+            &self.operations,
+            Repeatable::Always,
+            request,
+            |mut operations, request| async move { operations.get_sign_off(request).await },
+        );
+        SignOff::from_wire(response.await?)
+    }
+
+    /// Exports a calendar month for finance, as CSV or JSON lines: the bytes of `usage-server export sign-off`.
+    ///
+    /// A month that is not closed is refused with [`MonthNotClosed`](crate::Reason::MonthNotClosed) when the first part is read,
+    /// unless it is asked for as it is. The deadline, at least 75 seconds, applies until the export begins.
+    pub async fn export_sign_off(&self, wanted: ExportSignOff) -> Result<SignOffExport, Error> {
+        let message = wanted.into_wire();
+        let timeout = self.timeout.max(SIGN_OFF_TIMEOUT);
+        let attempt = |remaining| {
+            let (mut operations, message) = (self.operations.clone(), message.clone());
+            let opening = async move {
+                let response = operations.export_sign_off(message).await?;
+                Ok::<_, Error>(SignOffExport::open(response.into_inner()))
+            };
+            async move {
+                let opened = tokio::time::timeout(remaining, opening).await;
+                opened.map_err(|_elapsed| Error::deadline(timeout))?
+            }
+        };
+        call_with_retry(self.retry, timeout, Repeatable::Always, attempt).await
     }
 
     /// Names the moment from which on the service bills, after it ran in shadow mode: a full hour of UTC, at least ten

@@ -22,6 +22,7 @@ export * from "./gen/usage/v1/error_reason_pb.js";
 export * from "./gen/usage/v1/operations_service_pb.js";
 export * from "./gen/usage/v1/period_pb.js";
 export * from "./gen/usage/v1/report_run_pb.js";
+export * from "./gen/usage/v1/sign_off_pb.js";
 export * from "./gen/usage/v1/usage_report_pb.js";
 export {
   Granularity,

@@ -2,7 +2,6 @@
 //! reads, page by page; a server may be running.
 
 mod records;
-mod sign_off;
 
 use std::{
     io::{self, BufWriter, Write},
@@ -10,21 +9,21 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use sha2::{Digest as _, Sha256};
 
-pub use self::sign_off::Months;
-use self::{
-    records::{audit, decisions, reports, runs},
-    sign_off::{SignOff, Waiting},
-};
+use self::records::{audit, decisions, reports, runs};
 use super::{keys::open, reconcile::parse_time};
 use crate::{
     config::DatabaseConfig,
-    domain::{Millis, account_id::AccountId, decision::RecordedDecision, hex::hex},
+    domain::{Millis, account_id::AccountId, decision::RecordedDecision},
     durable_file::NewFile,
     error::Error,
-    record::Record,
+    record::RecordWriter,
+    sign_off::{ACCOUNTS_PER_PAGE, Refusal, SignOff, Waiting, parse_months},
     store::Store,
+};
+pub use crate::{
+    record::{Exported, Format},
+    sign_off::Months,
 };
 
 /// What is exported.
@@ -40,15 +39,6 @@ pub enum Kind {
     Reports,
     /// What was counted in a month and what became of it, by account, customer and meter, with totals.
     SignOff,
-}
-
-/// How a row is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A JSON object a line.
-    Jsonl,
-    /// CSV with a first line of names.
-    Csv,
 }
 
 /// The flags of the command.
@@ -75,23 +65,14 @@ pub struct ExportCommand {
     #[arg(long)]
     pub account: Option<String>,
     /// Of `sign-off`: the calendar month in UTC, such as `2026-10`, or `all` for each month.
-    #[arg(long, value_parser = sign_off::parse_months)]
+    #[arg(long, value_parser = parse_months)]
     pub month: Option<Months>,
     /// Of `sign-off`: also a month in which something is not final yet. Its rows say so.
     #[arg(long)]
     pub open: bool,
     /// Of `sign-off`: how many accounts are read in one transaction.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, default_value_t = ACCOUNTS_PER_PAGE, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub accounts_per_page: u64,
-}
-
-/// What was exported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exported {
-    /// The number of rows, with those that are totals.
-    pub rows: u64,
-    /// The SHA-256 of everything that was written.
-    pub sha256: String,
 }
 
 /// Why nothing, or not all, was exported.
@@ -127,6 +108,17 @@ pub enum ExportError {
 impl From<Error> for ExportError {
     fn from(error: Error) -> Self {
         Self::Failed(error.cause())
+    }
+}
+
+impl From<Refusal> for ExportError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotClosed(why) => Self::NotClosed(why),
+            Refusal::BooksDiffer(why) => Self::Failed(why),
+            Refusal::Store(error) => error.into(),
+            Refusal::Print(error) => Self::Print(error),
+        }
     }
 }
 
@@ -278,29 +270,6 @@ impl Selection {
     }
 }
 
-/// Writes rows in a format.
-struct Writer<'a, W> {
-    out: &'a mut W,
-    format: Format,
-    rows: u64,
-}
-
-impl<W: Write> Writer<'_, W> {
-    fn write(&mut self, record: &Record) -> io::Result<()> {
-        match self.format {
-            Format::Jsonl => record.write_json(self.out)?,
-            Format::Csv => {
-                if self.rows == 0 {
-                    record.write_csv_names(self.out)?;
-                }
-                record.write_csv(self.out)?;
-            }
-        }
-        self.rows = self.rows.saturating_add(1);
-        Ok(())
-    }
-}
-
 /// What was written, and what of it is not final.
 struct Written {
     exported: Exported,
@@ -313,15 +282,7 @@ async fn write_rows<W: Write>(
     selection: &Selection,
     out: &mut W,
 ) -> Result<Written, ExportError> {
-    let mut out = Hashed {
-        out,
-        sha256: Sha256::new(),
-    };
-    let mut writer = Writer {
-        out: &mut out,
-        format: command.format,
-        rows: 0,
-    };
+    let mut writer = RecordWriter::new(out, command.format);
     let deletions = store.deletions_seen().await?;
     let mut waiting = Waiting::default();
     match command.kind {
@@ -331,7 +292,10 @@ async fn write_rows<W: Write>(
         Kind::Reports => reports(store, selection, &mut writer).await?,
         Kind::SignOff => {
             if let Some(sign_off) = &selection.sign_off {
-                waiting = sign_off.write(store, &mut writer).await?;
+                let mut reading = sign_off.begin();
+                let mut put = |record: &_| writer.write(record);
+                while reading.write_page(store, &mut put).await? {}
+                (_, waiting) = reading.finish();
             }
         }
     }
@@ -342,27 +306,8 @@ async fn write_rows<W: Write>(
     if moves_rows && store.deletions_seen().await? != deletions {
         return Err(ExportError::AccountDeleted);
     }
-    let exported = Exported {
-        rows: writer.rows,
-        sha256: hex(&out.sha256.finalize()),
-    };
-    Ok(Written { exported, waiting })
-}
-
-/// Passes on what is written, and computes its SHA-256.
-struct Hashed<'a, W> {
-    out: &'a mut W,
-    sha256: Sha256,
-}
-
-impl<W: Write> Write for Hashed<'_, W> {
-    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(part)?;
-        self.sha256.update(part.get(..written).unwrap_or_default());
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
+    Ok(Written {
+        exported: writer.finish(),
+        waiting,
+    })
 }

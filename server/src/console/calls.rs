@@ -18,9 +18,10 @@ use tower::util::BoxCloneSyncService;
 use tower_service::Service;
 use usage_proto::v1::{
     CompareShadowRequest, CompareShadowResponse, CorrectRequest, CorrectResponse, DoctorRequest,
-    DoctorResponse, ExplainInvoiceRequest, ExplainInvoiceResponse, FindIncrementRequest,
-    FindIncrementResponse, ForceReportRequest, ForceReportResponse, GetAccountRequest,
-    GetAccountResponse, GetRequest, GetResponse, GetSummaryRequest, GetSummaryResponse,
+    DoctorResponse, ExplainInvoiceRequest, ExplainInvoiceResponse, ExportSignOffRequest,
+    ExportSignOffResponse, FindIncrementRequest, FindIncrementResponse, ForceReportRequest,
+    ForceReportResponse, GetAccountRequest, GetAccountResponse, GetRequest, GetResponse,
+    GetSignOffRequest, GetSignOffResponse, GetSummaryRequest, GetSummaryResponse,
     ListAccountsRequest, ListAccountsResponse, ListAuditEntriesRequest, ListAuditEntriesResponse,
     ListKeysRequest, ListKeysResponse, ListMetersRequest, ListMetersResponse, ListReportsRequest,
     ListReportsResponse, ListRunsRequest, ListRunsResponse, ListUsageRequest, ListUsageResponse,
@@ -193,6 +194,15 @@ impl Calls {
         })
     }
 
+    /// The file of a month in parts. The call limits its time itself.
+    pub(super) async fn export_sign_off(
+        &self,
+        request: ExportSignOffRequest,
+    ) -> Result<Streaming<ExportSignOffResponse>, Failure> {
+        let mut client = OperationsServiceClient::new(self.0.clone());
+        Ok(client.export_sign_off(request).await?.into_inner())
+    }
+
     /// Begins or watches a run, or says what one would do. Whoever reads the messages limits the time.
     pub(super) async fn force_report(
         &self,
@@ -217,6 +227,7 @@ impl Calls {
     call!(list_accounts: AccountServiceClient, ListAccountsRequest => ListAccountsResponse, TIMEOUT);
     call!(doctor: OperationsServiceClient, DoctorRequest => DoctorResponse, LONG_TIMEOUT);
     call!(compare_shadow: OperationsServiceClient, CompareShadowRequest => CompareShadowResponse, LONG_TIMEOUT);
+    call!(get_sign_off: OperationsServiceClient, GetSignOffRequest => GetSignOffResponse, LONG_TIMEOUT);
     call!(list_runs: OperationsServiceClient, ListRunsRequest => ListRunsResponse, TIMEOUT);
     call!(list_keys: AccessServiceClient, ListKeysRequest => ListKeysResponse, TIMEOUT);
     call!(list_audit_entries: AccessServiceClient, ListAuditEntriesRequest => ListAuditEntriesResponse, TIMEOUT);

@@ -13,13 +13,14 @@ use crate::domain::{
 };
 
 /// The pages that each other page links to.
-const NAVIGATION: [(HttpPath, &str); 10] = [
+const NAVIGATION: [(HttpPath, &str); 11] = [
     (HttpPath::ConsoleOverview, "Overview"),
     (HttpPath::ConsoleUsage, "Usage"),
     (HttpPath::ConsoleAccounts, "Accounts"),
     (HttpPath::ConsoleReports, "Reports"),
     (HttpPath::ConsoleRuns, "Runs"),
     (HttpPath::ConsoleVerification, "Verification"),
+    (HttpPath::ConsoleSignOff, "Sign-off"),
     (HttpPath::ConsoleFind, "Find a call"),
     (HttpPath::ConsoleSetUp, "Set-up"),
     (HttpPath::ConsoleKeys, "Keys"),

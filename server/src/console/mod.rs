@@ -37,6 +37,8 @@ mod sessions;
 mod set_up;
 mod shadow;
 mod sign_in;
+mod sign_off;
+mod sign_off_file;
 mod state_sums;
 mod style;
 mod time_line;
@@ -248,6 +250,10 @@ impl Console {
             let made = explained_csv::answer(&visitor).await;
             return made.unwrap_or_else(|failure| layout::failure(Some(&visitor), &failure));
         }
+        if path == HttpPath::ConsoleSignOff && sign_off_file::is_wanted(&visitor.query) {
+            let made = sign_off_file::answer(&visitor).await;
+            return made.unwrap_or_else(|failure| layout::failure(Some(&visitor), &failure));
+        }
         match self.content(path, &visitor).await {
             Ok(page) => layout::answer(Some(&visitor), path, &page),
             Err(failure) => {
@@ -277,6 +283,7 @@ impl Console {
             HttpPath::ConsoleRuns => runs::page(visitor).await,
             HttpPath::ConsoleVerification => verification::page(visitor, &self.diagnosis).await,
             HttpPath::ConsoleShadow => shadow::page(visitor).await,
+            HttpPath::ConsoleSignOff => sign_off::page(visitor).await,
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor, &self.diagnosis).await,

@@ -158,6 +158,7 @@ mod tests {
                 "/usage.v1.AccountService/ListAccounts",
                 "/usage.v1.OperationsService/CompareShadow",
                 "/usage.v1.OperationsService/Doctor",
+                "/usage.v1.OperationsService/GetSignOff",
                 "/usage.v1.OperationsService/ListRuns",
                 "/usage.v1.UsageService/ExplainInvoice",
                 "/usage.v1.UsageService/FindIncrement",

@@ -44,6 +44,8 @@ pub enum HttpPath {
     ConsoleVerification,
     /// What was counted beside another integration.
     ConsoleShadow,
+    /// A month for finance.
+    ConsoleSignOff,
     /// What admins did.
     ConsoleAudit,
     /// Its API keys.
@@ -83,6 +85,7 @@ names!(HttpPath {
     ConsoleRuns = "/runs",
     ConsoleVerification = "/verification",
     ConsoleShadow = "/shadow",
+    ConsoleSignOff = "/sign-off",
     ConsoleAudit = "/audit",
     ConsoleKeys = "/keys",
     ConsoleSetUp = "/set-up",
@@ -140,6 +143,7 @@ impl HttpPath {
             | Self::ConsoleRuns
             | Self::ConsoleVerification
             | Self::ConsoleShadow
+            | Self::ConsoleSignOff
             | Self::ConsoleSetUp => Some(Requirement::Role(Role::Reader)),
             Self::ConsoleAudit
             | Self::ConsoleKeys

@@ -12,7 +12,7 @@ const READER: Requirement = Requirement::Role(Role::Reader);
 const ADMIN: Requirement = Requirement::Role(Role::Admin);
 
 /// Every method of every service, by its path. The most frequent ones are first.
-pub const METHODS: [(&str, Requirement); 34] = [
+pub const METHODS: [(&str, Requirement); 36] = [
     ("/usage.v1.UsageService/Increment", WRITER),
     ("/usage.v1.UsageService/IncrementBatch", WRITER),
     ("/usage.v1.UsageService/Get", READER),
@@ -41,6 +41,8 @@ pub const METHODS: [(&str, Requirement); 34] = [
     ("/usage.v1.OperationsService/Doctor", READER),
     ("/usage.v1.OperationsService/ListRuns", READER),
     ("/usage.v1.OperationsService/CompareShadow", READER),
+    ("/usage.v1.OperationsService/GetSignOff", READER),
+    ("/usage.v1.OperationsService/ExportSignOff", READER),
     ("/usage.v1.OperationsService/SwitchBilling", ADMIN),
     // The names that callers need.
     ("/usage.v1.UsageService/ListMeters", AnyRole),

@@ -47,9 +47,11 @@ impl Error {
             | Self::TooManyKeys => "OVERLOADED",
             Self::TooManyRequests { .. } => "RATE_LIMITED",
             Self::MessageTooSlow(_) => "MESSAGE_TOO_SLOW",
-            Self::DatabaseUnavailable(_) | Self::KeysUnreadable | Self::ReportsMoving => {
-                "DATABASE_UNAVAILABLE"
-            }
+            Self::DatabaseUnavailable(_)
+            | Self::KeysUnreadable
+            | Self::ReportsMoving
+            | Self::MonthChanged => "DATABASE_UNAVAILABLE",
+            Self::MonthNotClosed(_) | Self::BooksDiffer(_) => "MONTH_NOT_CLOSED",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied(_) => "PERMISSION_DENIED",
             Self::ApiKeyNotFound(_) => "API_KEY_NOT_FOUND",
@@ -65,7 +67,7 @@ impl Error {
             Self::ChangeTimedOut(_) => "CHANGE_TIMED_OUT",
             Self::ChangeAborted(_) => "CHANGE_ABORTED",
             Self::NoChangeInProgress(_) => "NO_CHANGE_IN_PROGRESS",
-            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::DeadlineExceeded | Self::ExportTooSlow(_) => "DEADLINE_EXCEEDED",
             Self::MalformedMessage(_) => "MALFORMED_MESSAGE",
             Self::MessageTooLarge(_) => "MESSAGE_TOO_LARGE",
             Self::Unimplemented(_) => "UNIMPLEMENTED",
@@ -101,11 +103,14 @@ impl Error {
             | Self::TooManyKeys
             | Self::TooManyRequests { .. }
             | Self::MessageTooLarge(_) => Code::ResourceExhausted,
-            Self::DeadlineExceeded | Self::MessageTooSlow(_) => Code::DeadlineExceeded,
+            Self::DeadlineExceeded | Self::MessageTooSlow(_) | Self::ExportTooSlow(_) => {
+                Code::DeadlineExceeded
+            }
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::DatabaseUnavailable(_)
             | Self::KeysUnreadable
             | Self::ReportsMoving
+            | Self::MonthChanged
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)
@@ -113,6 +118,8 @@ impl Error {
             Self::ReportingDisabled
             | Self::OnlyReads
             | Self::BilledElsewhere { .. }
+            | Self::MonthNotClosed(_)
+            | Self::BooksDiffer(_)
             | Self::AccountDeleted
             | Self::AccountNotDeletable(_)
             | Self::ChangeInProgress(_)
@@ -150,6 +157,7 @@ impl Error {
             | Self::DatabaseUnavailable(_)
             | Self::KeysUnreadable
             | Self::ReportsMoving
+            | Self::MonthChanged
             | Self::ClockInDoubt(_)
             | Self::ShuttingDown
             | Self::StripeUnavailable(_)

@@ -226,6 +226,7 @@ fn handler(path: HttpPath) -> MethodRouter<Arc<Shared>> {
         | HttpPath::ConsoleRuns
         | HttpPath::ConsoleVerification
         | HttpPath::ConsoleShadow
+        | HttpPath::ConsoleSignOff
         | HttpPath::ConsoleAudit
         | HttpPath::ConsoleKeys
         | HttpPath::ConsoleSetUp

@@ -6,8 +6,9 @@ use tonic::{Request, Response, Status};
 use usage_proto::v1::{self, operations_service_server::OperationsService};
 use uuid::Uuid;
 
-use super::{actor::caller, auditor::Auditor, page_token, wire};
+use super::{actor::caller, auditor::Auditor, page_token, sign_off::SignOffStream, wire};
 use crate::{
+    authentication::Authenticator,
     doctor::{Finding, RunningDoctor, Severity, ShownSetting},
     domain::{
         Millis,
@@ -16,6 +17,7 @@ use crate::{
     },
     error::{Error, Result},
     shadow_comparison::ShadowComparison,
+    sign_off::SignOffs,
     store::{Store, heartbeat::ABANDONED_MS, run_list},
     workers::run_summary::Summary,
 };
@@ -26,11 +28,15 @@ pub(crate) struct OperationsRpc {
     pub(crate) store: Store,
     pub(crate) doctor: Arc<RunningDoctor>,
     pub(crate) shadow: Arc<ShadowComparison>,
+    pub(crate) sign_offs: SignOffs,
+    pub(crate) authenticator: Authenticator,
     pub(crate) auditor: Auditor,
 }
 
 #[tonic::async_trait]
 impl OperationsService for OperationsRpc {
+    type ExportSignOffStream = SignOffStream;
+
     async fn doctor(
         &self,
         request: Request<v1::DoctorRequest>,
@@ -58,6 +64,20 @@ impl OperationsService for OperationsRpc {
         request: Request<v1::SwitchBillingRequest>,
     ) -> std::result::Result<Response<v1::SwitchBillingResponse>, Status> {
         self.switch(request).await
+    }
+
+    async fn get_sign_off(
+        &self,
+        request: Request<v1::GetSignOffRequest>,
+    ) -> std::result::Result<Response<v1::GetSignOffResponse>, Status> {
+        self.month(request).await
+    }
+
+    async fn export_sign_off(
+        &self,
+        request: Request<v1::ExportSignOffRequest>,
+    ) -> std::result::Result<Response<SignOffStream>, Status> {
+        self.export_month(request).await
     }
 
     async fn list_runs(

@@ -1,93 +1,21 @@
-//! The request and the response stream of `ForceReport`.
+//! The request and the messages of `ForceReport`.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
-
-use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
-use tonic::Status;
 use usage_proto::v1::{self, force_report_response::Event as Wire};
 
-use super::wire;
+use super::{caller_stream::CallerStream, wire};
 use crate::{
-    authentication::Authenticator,
-    domain::{access::Caller, account_id::AccountId, run::Scope, violation::Violation},
-    error::{Error, Result},
+    domain::{account_id::AccountId, run::Scope, violation::Violation},
     workers::{run_summary::Summary, run_watch::RunEvent},
 };
+
+/// The responses of `ForceReport`. Dropping it stops watching the run, not the run.
+pub(crate) type ForceReportStream = CallerStream<RunEvent, v1::ForceReportResponse>;
 
 /// Accounts that one call may name.
 const MAX_ACCOUNTS: usize = 1_000;
 
-/// How often it is checked whether the caller may still watch.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The responses of `ForceReport`. Dropping it stops watching the run, not the run.
-pub(crate) struct ReportStream {
-    events: mpsc::Receiver<Result<RunEvent>>,
-    /// Ends when the caller may not watch any more; absent once it has.
-    refused: Option<BoxFuture<'static, ()>>,
-}
-
-impl std::fmt::Debug for ReportStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ReportStream")
-    }
-}
-
-impl ReportStream {
-    pub(super) fn new(
-        events: mpsc::Receiver<Result<RunEvent>>,
-        authenticator: Authenticator,
-        caller: Arc<Caller>,
-    ) -> Self {
-        let refused = async move {
-            loop {
-                tokio::time::sleep(CHECK_INTERVAL).await;
-                // While the database does not answer, there is nothing to see either.
-                if let Ok(false) = authenticator.is_still_valid(&caller).await {
-                    return;
-                }
-            }
-        };
-        Self {
-            events,
-            refused: Some(Box::pin(refused)),
-        }
-    }
-}
-
-impl Stream for ReportStream {
-    type Item = std::result::Result<v1::ForceReportResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(refused) = &mut self.refused else {
-            return Poll::Ready(None);
-        };
-        if refused.as_mut().poll(cx).is_ready() {
-            self.refused = None;
-            return Poll::Ready(Some(Err(Error::Unauthenticated.into())));
-        }
-        self.events.poll_recv(cx).map(|event| {
-            event.map(|event| {
-                let event = event?;
-                Ok(v1::ForceReportResponse {
-                    event: Some(response(event)),
-                })
-            })
-        })
-    }
-}
-
 /// The scope of a request; `None` if it watches a run instead.
-pub(super) fn scope(
-    request: &v1::ForceReportRequest,
-) -> std::result::Result<Option<Scope>, Violation> {
+pub(super) fn scope(request: &v1::ForceReportRequest) -> Result<Option<Scope>, Violation> {
     let fields = [
         ("account_ids", !request.account_ids.is_empty()),
         ("all", request.all),
@@ -131,7 +59,7 @@ pub(super) fn scope(
             ),
         ));
     }
-    let accounts: std::result::Result<Vec<AccountId>, Violation> = request
+    let accounts: Result<Vec<AccountId>, Violation> = request
         .account_ids
         .iter()
         .map(|account| AccountId::parse_field("account_ids", account))
@@ -139,7 +67,14 @@ pub(super) fn scope(
     Ok(Some(Scope::Accounts(accounts?)))
 }
 
-fn response(event: RunEvent) -> Wire {
+/// The message of an event.
+pub(super) fn response(event: RunEvent) -> v1::ForceReportResponse {
+    v1::ForceReportResponse {
+        event: Some(wire_event(event)),
+    }
+}
+
+fn wire_event(event: RunEvent) -> Wire {
     let id = |run: Option<uuid::Uuid>| run.map(|id| id.to_string()).unwrap_or_default();
     match event {
         RunEvent::Started { run_id } => Wire::Started(v1::ReportRunStarted { run_id: id(run_id) }),

@@ -10,8 +10,9 @@ use super::{
     actor::{actor, caller},
     audit_json,
     auditor::Changed,
+    caller_stream::CallerStream,
     counting::check_usage,
-    report_stream::{ReportStream, scope},
+    report_stream::{ForceReportStream, response, scope},
     to_its_end,
     usage_service::UsageRpc,
     wire, wire_reconciliation,
@@ -163,7 +164,7 @@ impl UsageRpc {
     pub(super) async fn begin_run(
         &self,
         request: Request<v1::ForceReportRequest>,
-    ) -> std::result::Result<Response<ReportStream>, Status> {
+    ) -> std::result::Result<Response<ForceReportStream>, Status> {
         let (caller, actor) = (caller(&request)?, actor(&request)?);
         let request = request.into_inner();
         let action = audit_json::force_report(actor.clone(), &request);
@@ -194,8 +195,9 @@ impl UsageRpc {
             }
         };
         let authenticator = self.authenticator.clone();
-        Ok(Response::new(ReportStream::new(
+        Ok(Response::new(CallerStream::new(
             events,
+            response,
             authenticator,
             caller,
         )))

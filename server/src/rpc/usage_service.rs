@@ -12,7 +12,7 @@ use super::{
     auditor::Auditor,
     counting::{check_usage, increment_result},
     page_token,
-    report_stream::ReportStream,
+    report_stream::ForceReportStream,
     wire, wire_reconciliation,
 };
 use crate::{
@@ -312,7 +312,7 @@ impl UsageService for UsageRpc {
         self.explain(request).await
     }
 
-    type ForceReportStream = ReportStream;
+    type ForceReportStream = ForceReportStream;
 
     async fn force_report(
         &self,

@@ -27,7 +27,7 @@ use tower_service::Service;
 
 use super::pools::{Full, Limits, Pools, Share};
 use crate::{
-    connections::{Activity, Call},
+    connections::{Activity, Call, Wait},
     domain::access::Caller,
     error::Error,
 };
@@ -56,7 +56,7 @@ const OF_STRANGERS: Limits = Limits {
 /// The least that is counted for a call, also before its answer exists: its stream takes memory too.
 const MIN_BYTES: usize = 1_024;
 /// Calls that change nothing. Their answers can be refused.
-const READS: [&str; 18] = [
+const READS: [&str; 20] = [
     "/usage.v1.UsageService/ListMeters",
     "/usage.v1.UsageService/Get",
     "/usage.v1.UsageService/ListUsage",
@@ -73,6 +73,8 @@ const READS: [&str; 18] = [
     "/usage.v1.OperationsService/Doctor",
     "/usage.v1.OperationsService/ListRuns",
     "/usage.v1.OperationsService/CompareShadow",
+    "/usage.v1.OperationsService/GetSignOff",
+    "/usage.v1.OperationsService/ExportSignOff",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
@@ -169,6 +171,7 @@ where
         body,
         held: Some(held),
         _call: call,
+        _waiting: None,
     };
     Response::from_parts(parts, Body::new(body))
 }
@@ -269,6 +272,26 @@ struct LimitedBody<B> {
     held: Option<Held>,
     /// The connection keeps its place until the answer has ended.
     _call: Option<Arc<Call>>,
+    /// Its caller may be silent until then.
+    _waiting: Option<Wait>,
+}
+
+/// An answer that is made while it is read: each of its parts counts until it is read.
+pub(super) fn streamed<B>(
+    body: B,
+    held: Held,
+) -> impl HttpBody<Data = Bytes, Error = Status> + Send + 'static
+where
+    B: HttpBody<Data = Bytes, Error = Status> + Send + Unpin + 'static,
+{
+    let waiting = held.connection.begin_wait();
+    LimitedBody {
+        first: None,
+        body,
+        held: Some(held),
+        _call: None,
+        _waiting: Some(waiting),
+    }
 }
 
 impl<B> LimitedBody<B> {

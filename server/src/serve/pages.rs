@@ -17,9 +17,11 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tonic::Status;
 
 use super::{
-    answers::{AnswerBytes, Held, MAX_ANSWER_BYTES},
+    answers::{AnswerBytes, Held, MAX_ANSWER_BYTES, streamed},
     pools::{Limits, Pools},
 };
 use crate::{connections::Activity, domain::access::Caller, error::Error};
@@ -56,6 +58,10 @@ impl Default for PageLimit {
     }
 }
 
+/// Marks an answer that is made while it is read, such as a file of any size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streamed;
+
 /// What is counted for a page until it is read.
 pub(crate) struct PagePlace(Held);
 
@@ -82,7 +88,11 @@ impl PagePlace {
     /// It does not fit.
     pub(crate) async fn keep(self, answer: Response) -> Result<Response, Error> {
         let Self(mut held) = self;
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
+        if parts.extensions.remove::<Streamed>().is_some() {
+            let body = body.map_err(|error| Status::unknown(error.to_string()));
+            return Ok(Response::from_parts(parts, Body::new(streamed(body, held))));
+        }
         // All of it exists.
         let read = to_bytes(body, MAX_ANSWER_BYTES).await;
         let bytes = read.map_err(|_| Error::AnswersUnread {
@@ -129,7 +139,6 @@ impl HttpBody for PageBody {
 #[cfg(test)]
 mod tests {
     use axum::response::IntoResponse as _;
-    use http_body_util::BodyExt as _;
 
     use super::*;
 

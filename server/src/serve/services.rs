@@ -25,6 +25,7 @@ use crate::{
     },
     send_load,
     shadow_comparison::ShadowComparison,
+    sign_off::SignOffs,
     store::{Store, send_queue::Rules},
     stripe::Stripe,
     usage_of_all::UsageOfAll,
@@ -202,6 +203,8 @@ impl Services {
             store: self.store.clone(),
             doctor: Arc::new(doctor),
             shadow: Arc::new(self.shadow_comparison()),
+            sign_offs: SignOffs::new(self.store.clone(), clock.clone(), self.shutdown.clone()),
+            authenticator: authenticator.clone(),
             auditor: auditor.clone(),
         };
         RpcServices {

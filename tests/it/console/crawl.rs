@@ -64,6 +64,11 @@ async fn every_page_is_reached_and_has_no_outside_address(world: World) {
             assert_eq!(page.header("content-type"), "text/csv; charset=utf-8");
             continue;
         }
+        if path.contains("as=jsonl") {
+            let lines = "application/jsonl; charset=utf-8";
+            assert_eq!(page.header("content-type"), lines);
+            continue;
+        }
         assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
         assert_eq!(page.header("cache-control"), "no-store");
         assert_page(&path, &page.text);
@@ -96,6 +101,7 @@ fn assert_all_seen(seen: &BTreeSet<String>) {
         "/invoice?",
         "/find",
         "/verification",
+        "/sign-off?",
         "/reports",
         "/report?",
         "/runs",

@@ -15,7 +15,7 @@ const ESCAPED: &str =
     "<bdi>&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;'&amp;\u{202e}gift</bdi>";
 
 /// Addresses to which a hostile text is added.
-const ADDRESSES: [&str; 31] = [
+const ADDRESSES: [&str; 35] = [
     "/accounts?id=",
     "/account?id=",
     "/account?id=acct&by=",
@@ -46,6 +46,10 @@ const ADDRESSES: [&str; 31] = [
     "/verification?meter=",
     "/verification?state=",
     "/verification?of=",
+    "/sign-off?month=",
+    "/sign-off?as=csv&month=",
+    "/sign-off?month=2026-03&as=",
+    "/sign-off?month=2026-03&as=csv&open=",
     "/sign-in?next=",
 ];
 
@@ -123,6 +127,10 @@ async fn an_address_that_means_nothing_is_a_page_that_says_so(world: World) {
         ),
         ("/runs?page=x", 400, "PAGE_TOKEN_INVALID"),
         ("/keys?page=x", 400, "PAGE_TOKEN_INVALID"),
+        ("/sign-off?month=soon", 400, "month is \"soon\""),
+        ("/sign-off?month=all", 400, "month is \"all\""),
+        ("/sign-off?as=csv", 400, "month is \"\""),
+        ("/sign-off?month=2026-03&as=pdf", 400, "as is \"pdf\""),
         ("/audit?from=1&until=2", 400, "from is \"1\""),
         ("/accounts?id=%00", 400, "no account begins with"),
     ] {

@@ -10,6 +10,7 @@ mod invoices;
 mod pages;
 mod shadow;
 mod sign_in;
+mod sign_off;
 mod usage;
 mod visitors;
 

@@ -87,7 +87,8 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::MessageTooSlow(_) => (Reason::MessageTooSlow, Kind::Deadline),
         ServerError::DatabaseUnavailable(_)
         | ServerError::KeysUnreadable
-        | ServerError::ReportsMoving => (Reason::DatabaseUnavailable, Kind::Unavailable),
+        | ServerError::ReportsMoving
+        | ServerError::MonthChanged => (Reason::DatabaseUnavailable, Kind::Unavailable),
         ServerError::Unauthenticated => (Reason::Unauthenticated, Kind::Unauthenticated),
         ServerError::PermissionDenied(_) => (Reason::PermissionDenied, Kind::PermissionDenied),
         ServerError::ApiKeyNotFound(_) => (Reason::ApiKeyNotFound, Kind::NotFound),
@@ -107,7 +108,12 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         ServerError::ChangeTimedOut(_) => (Reason::ChangeTimedOut, Kind::Unavailable),
         ServerError::NoChangeInProgress(_) => (Reason::NoChangeInProgress, Kind::Precondition),
         ServerError::ChangeAborted(_) => (Reason::ChangeAborted, Kind::Precondition),
-        ServerError::DeadlineExceeded => (Reason::DeadlineExceeded, Kind::Deadline),
+        ServerError::DeadlineExceeded | ServerError::ExportTooSlow(_) => {
+            (Reason::DeadlineExceeded, Kind::Deadline)
+        }
+        ServerError::MonthNotClosed(_) | ServerError::BooksDiffer(_) => {
+            (Reason::MonthNotClosed, Kind::Precondition)
+        }
         ServerError::MalformedMessage(_) => (Reason::MalformedMessage, Kind::Invalid),
         ServerError::MessageTooLarge(_) => (Reason::MessageTooLarge, Kind::Invalid),
         ServerError::Unimplemented(_) => (Reason::Unimplemented, Kind::Unimplemented),
@@ -247,12 +253,22 @@ fn other_errors() -> Vec<ServerError> {
 
 #[test]
 fn every_server_error_has_a_reason_in_the_contract() {
-    for error in REFUSALS.into_iter().map(refusal).chain(other_errors()) {
+    let refused = REFUSALS.into_iter().map(refusal);
+    for error in refused.chain(other_errors()).chain(sign_off_errors()) {
         let (reason, kind) = reason_and_kind_of(&error);
         let arrived = as_it_arrives(error);
         assert_eq!(arrived.reason(), Some(&reason));
         assert_eq!(arrived.kind(), kind, "{reason}");
     }
+}
+
+fn sign_off_errors() -> [ServerError; 4] {
+    [
+        ServerError::MonthChanged,
+        ServerError::MonthNotClosed("x".to_owned()),
+        ServerError::BooksDiffer("x".to_owned()),
+        ServerError::ExportTooSlow(Duration::from_secs(600)),
+    ]
 }
 
 fn below_zero() -> ServerError {

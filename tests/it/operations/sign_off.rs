@@ -25,12 +25,12 @@ on_both_engines!(
     flags_of_other_kinds_are_refused,
 );
 
-pub(super) const NOW: &str = "2027-04-05T10:00:00Z";
-pub(super) const MARCH: [&str; 3] = ["sign-off", "--month", "2027-03"];
+pub(crate) const NOW: &str = "2027-04-05T10:00:00Z";
+pub(crate) const MARCH: [&str; 3] = ["sign-off", "--month", "2027-03"];
 
 /// Accounts whose ids begin like formulas, with usage in March that is about to be in every state, and some in April. The
 /// quantity of each report is another one.
-pub(super) async fn use_hostile_accounts(world: &mut World) {
+pub(crate) async fn use_hostile_accounts(world: &mut World) {
     world.freeze(at(NOW)).await;
     let march = at("2027-03-20T05:00:00Z");
     for (account, meter, quantity, time) in [
@@ -124,7 +124,7 @@ async fn set(world: &World, quantity: i64, state: &str) {
 }
 
 /// The month of [`use_hostile_accounts`], as every engine exports it.
-pub(super) const EXPORTED: &str = "\
+pub(crate) const EXPORTED: &str = "\
 row,account_id,customer,meter,period_start,period_end,reports,counted,already_sent,corrected,not_billable,written_off,reported,confirmed,invoiced,acknowledged,difference,open,to_send,no_customer,needs_decision,final,decisions,decided\r\n\
 usage,'+a/b,cus,api_calls,2027-03-01T00:00:00Z,2027-04-01T00:00:00Z,1,0,64,0,0,0,64,64,64,0,0,0,0,0,0,true,0,[]\r\n\
 usage,'-2+3,cus,api_calls,2027-03-01T00:00:00Z,2027-04-01T00:00:00Z,1,32,0,0,0,32,0,0,0,0,0,0,0,0,0,true,1,\"[\"\"write_off 2027-04-05T10:00:00Z\"\"]\"\r\n\

@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, io::Write};
 
-use super::{ExportError, Selection, Writer};
+use super::{ExportError, Selection};
 use crate::{
     domain::{account_id::AccountId, audit::EntryFilter, report::State},
-    record::Record,
+    record::{Record, RecordWriter},
     store::{Store, report_filter::ReportFilter},
 };
 
@@ -15,7 +15,7 @@ const PAGE: u64 = 1_000;
 pub(super) async fn audit<W: Write>(
     store: &Store,
     selection: &Selection,
-    writer: &mut Writer<'_, W>,
+    writer: &mut RecordWriter<W>,
 ) -> Result<(), ExportError> {
     let filter = EntryFilter {
         from: selection.from,
@@ -39,7 +39,7 @@ pub(super) async fn audit<W: Write>(
 pub(super) async fn runs<W: Write>(
     store: &Store,
     selection: &Selection,
-    writer: &mut Writer<'_, W>,
+    writer: &mut RecordWriter<W>,
 ) -> Result<(), ExportError> {
     let mut after = None;
     loop {
@@ -57,7 +57,7 @@ pub(super) async fn runs<W: Write>(
 pub(super) async fn decisions<W: Write>(
     store: &Store,
     selection: &Selection,
-    writer: &mut Writer<'_, W>,
+    writer: &mut RecordWriter<W>,
 ) -> Result<(), ExportError> {
     let mut after: Option<(AccountId, uuid::Uuid)> = None;
     loop {
@@ -79,7 +79,7 @@ pub(super) async fn decisions<W: Write>(
 pub(super) async fn reports<W: Write>(
     store: &Store,
     selection: &Selection,
-    writer: &mut Writer<'_, W>,
+    writer: &mut RecordWriter<W>,
 ) -> Result<(), ExportError> {
     let filter = ReportFilter {
         account_id: selection.account.clone(),

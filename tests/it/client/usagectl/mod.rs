@@ -11,6 +11,7 @@ mod import_pipes;
 mod keys;
 mod operators;
 mod profiles;
+mod sign_off;
 
 use std::{future, io};
 

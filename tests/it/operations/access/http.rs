@@ -40,6 +40,7 @@ fn all_that_is_not_named_here_is_nowhere() {
         (HttpPath::ConsoleRuns, [reader, reader, None, None]),
         (HttpPath::ConsoleVerification, [reader, reader, None, None]),
         (HttpPath::ConsoleShadow, [reader, reader, None, None]),
+        (HttpPath::ConsoleSignOff, [reader, reader, None, None]),
         (HttpPath::ConsoleAudit, [admin, admin, None, None]),
         (HttpPath::ConsoleKeys, [admin, admin, None, None]),
         (HttpPath::ConsoleSetUp, [reader, reader, None, None]),
@@ -54,7 +55,7 @@ fn all_that_is_not_named_here_is_nowhere() {
         let found = [All, WithoutWebhooks, Metrics, Webhooks];
         assert_eq!(found.map(|socket| path.requirement(socket)), on, "{path:?}");
     }
-    assert_eq!(HttpPath::ALL.len(), 26);
+    assert_eq!(HttpPath::ALL.len(), 27);
 }
 
 /// Pages of one thing, which their address names.

@@ -139,6 +139,8 @@ fn all_that_is_not_named_here_is_for_admins() {
             "/usage.v1.OperationsService/Doctor",
             "/usage.v1.OperationsService/ListRuns",
             "/usage.v1.OperationsService/CompareShadow",
+            "/usage.v1.OperationsService/GetSignOff",
+            "/usage.v1.OperationsService/ExportSignOff",
         ]
     );
     let is_general = |path: &&str| path.starts_with("/grpc.");

@@ -32,7 +32,7 @@ enum Class {
 }
 
 /// Every method, in one class.
-const CLASSES: [(&str, Class); 34] = [
+const CLASSES: [(&str, Class); 36] = [
     ("/usage.v1.UsageService/Increment", Class::Meter),
     ("/usage.v1.UsageService/IncrementBatch", Class::Nothing),
     ("/usage.v1.UsageService/Get", Class::Meter),
@@ -87,6 +87,11 @@ const CLASSES: [(&str, Class); 34] = [
     ("/usage.v1.OperationsService/ListRuns", Class::Everything),
     (
         "/usage.v1.OperationsService/CompareShadow",
+        Class::Everything,
+    ),
+    ("/usage.v1.OperationsService/GetSignOff", Class::Everything),
+    (
+        "/usage.v1.OperationsService/ExportSignOff",
         Class::Everything,
     ),
     (

@@ -198,6 +198,14 @@ fn requests_of_operators(key: &str) -> Vec<(&'static str, Value)> {
         ("OperationsService/ListRuns", json!({})),
         ("OperationsService/CompareShadow", json!({ "pageSize": 5 })),
         (
+            "OperationsService/GetSignOff",
+            json!({ "month": "2026-10" }),
+        ),
+        (
+            "OperationsService/ExportSignOff",
+            json!({ "month": "2026-10", "format": "SIGN_OFF_FORMAT_CSV", "open": true }),
+        ),
+        (
             "OperationsService/SwitchBilling",
             json!({ "billFrom": "2100-01-01T00:00:00Z", "requestedBy": "a test" }),
         ),

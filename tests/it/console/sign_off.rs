@@ -1,0 +1,142 @@
+//! `/sign-off` shows whether a month is closed, and sends its files.
+
+use usage_client::proto::KeyRole;
+
+use super::{Answer, Browser, keys};
+use crate::{
+    operations::{
+        access::{access, create, limited_key},
+        sign_off::{EXPORTED, MARCH, NOW, use_hostile_accounts},
+    },
+    support::world::{World, at, on_both_engines, on_sqlite},
+};
+
+on_both_engines!(
+    a_closed_month_is_downloaded_as_the_command_writes_it,
+    an_open_month_says_why_and_is_downloaded_as_it_is,
+);
+
+on_sqlite!(only_who_may_read_all_usage_sees_a_month);
+
+/// What the command prints, in a format.
+async fn of_command(world: &World, format: &str, flags: &[&str]) -> (String, String) {
+    let format = format!("--format={format}");
+    let args = MARCH.into_iter().chain([format.as_str()]);
+    let args: Vec<&str> = args.chain(flags.iter().copied()).collect();
+    world.export_at(world.now(), &args).await.unwrap()
+}
+
+#[track_caller]
+fn assert_is_file(answer: &Answer, name: &str, content_type: &str) {
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let disposition = format!("attachment; filename=\"{name}\"");
+    assert_eq!(answer.header("content-disposition"), disposition);
+    assert_eq!(answer.header("content-type"), content_type);
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+}
+
+async fn a_closed_month_is_downloaded_as_the_command_writes_it(mut world: World) {
+    use_hostile_accounts(&mut world).await;
+    // Without a key of Stripe, nothing becomes of the reports.
+    world.reconfigure(&["--stripe-secret-key"]).await;
+    let browser = Browser::new(world.http_url());
+    let start = browser.get("/sign-off").await;
+    start.assert_shows(200, "Choose a month");
+    assert!(start.text.contains("href=\"/sign-off?month=2027-03\""));
+    let page = browser.get("/sign-off?month=2027-03").await;
+    page.assert_shows(200, "closed : all usage of the month is final");
+    page.assert_shows(200, "counted 1,000,000,001,962 4 1,000,000,001,966 what");
+    page.assert_shows(200, "difference 0 0 0 what is not accounted for");
+    assert!(page.text.contains("OperationsService/GetSignOff"));
+    for (form, name, content_type) in [
+        ("csv", "sign-off-2027-03.csv", "text/csv; charset=utf-8"),
+        (
+            "jsonl",
+            "sign-off-2027-03.jsonl",
+            "application/jsonl; charset=utf-8",
+        ),
+    ] {
+        let link = format!("/sign-off?month=2027-03&amp;as={form}\"");
+        assert!(page.text.contains(&link), "{}", page.text);
+        let (printed, notes) = of_command(&world, form, &[]).await;
+        let (_, sha256) = notes.trim().split_once("SHA-256 ").unwrap();
+        assert!(page.text.contains(sha256), "{sha256}: {}", page.text);
+        for _ in 0..2 {
+            let path = format!("/sign-off?month=2027-03&as={form}");
+            let file = browser.get(&path).await;
+            assert_is_file(&file, name, content_type);
+            assert_eq!(file.text, printed);
+        }
+    }
+    let file = browser.get("/sign-off?month=2027-03&as=csv").await;
+    assert_eq!(file.text, EXPORTED);
+    world.finish().await;
+}
+
+async fn an_open_month_says_why_and_is_downloaded_as_it_is(mut world: World) {
+    world.freeze(at(NOW)).await;
+    world.count("acct", 5, at("2027-03-20T05:00:00Z")).await;
+    let browser = Browser::new(world.http_url());
+    let page = browser.get("/sign-off?month=2027-03").await;
+    page.assert_shows(200, "not closed");
+    page.assert_shows(200, "5 still open (first: account acct, customer none");
+    assert!(!page.text.contains("SHA-256 as CSV"), "{}", page.text);
+    let refused = browser.get("/sign-off?month=2027-03&as=csv").await;
+    refused.assert_shows(400, "MONTH_NOT_CLOSED");
+    refused.assert_shows(400, "5 still open");
+    for form in ["csv", "jsonl"] {
+        let path = format!("/sign-off?month=2027-03&as={form}&open=yes");
+        assert!(page.text.contains(&path.replace('&', "&amp;")), "{path}");
+        let file = browser.get(&path).await;
+        assert_eq!(file.status, 200);
+        let name = format!("filename=\"sign-off-2027-03-open.{form}\"");
+        assert!(file.header("content-disposition").ends_with(&name));
+        let (printed, _) = of_command(&world, form, &["--open"]).await;
+        assert_eq!(file.text, printed);
+    }
+    let current = browser.get("/sign-off?month=2027-04").await;
+    current.assert_shows(200, "month 2027-04 is not over");
+    world.finish().await;
+}
+
+async fn only_who_may_read_all_usage_sees_a_month(world: World) {
+    let paths = ["/sign-off?month=2020-01", "/sign-off?month=2020-01&as=csv"];
+    let stranger = Browser::new(world.http_url());
+    let [admin, reader, writer] = keys(&world).await;
+    for path in paths {
+        let refused = stranger.get(path).await;
+        refused.assert_shows(401, "Sign in");
+    }
+    let browser = Browser::new(world.http_url());
+    browser.sign_in(&writer).await;
+    for path in paths.into_iter().chain(["/sign-off"]) {
+        let refused = browser.get(path).await;
+        refused.assert_shows(403, "counts usage and shows nothing");
+    }
+    let mut admins = access(&world, Some(&admin)).await;
+    for limited in [
+        limited_key("own", KeyRole::Admin, &["own"], &[]),
+        limited_key("tokens", KeyRole::Reader, &[], &["tokens"]),
+    ] {
+        let limited = create(&mut admins, limited).await;
+        let browser = Browser::new(world.http_url());
+        browser.sign_in(&limited.text).await;
+        for path in paths {
+            let refused = browser.get(path).await;
+            refused.assert_shows(403, "use a key without limits");
+        }
+    }
+    let browser = Browser::new(world.http_url());
+    browser.sign_in(&reader).await;
+    for path in paths {
+        assert_eq!(browser.get(path).await.status, 200, "{path}");
+    }
+    let foreign = [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "no-cors"),
+    ];
+    let refused = browser.get_with(paths[1], &foreign).await;
+    assert_eq!(refused.status, 403);
+    world.finish().await;
+}
