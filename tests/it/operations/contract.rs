@@ -442,7 +442,7 @@ fn contract_files() -> Vec<FileDescriptorProto> {
 #[test]
 fn every_proto_file_names_its_package_in_other_languages() {
     let files = contract_files();
-    assert_eq!(files.len(), 8);
+    assert_eq!(files.len(), 9);
     for file in files {
         let options = file.options.as_ref().unwrap();
         let name = file.name();
