@@ -154,7 +154,7 @@ async fn store_reports(world: &World, account: &str, reports: i64, quantity: i64
     world.execute_sql(&sql).await;
     let sql = format!(
         "INSERT INTO usage_reports (account_id, id, meter, window_start, window_end, period_end, closed_at, quantity, \
-         first_at, last_at, state) WITH RECURSIVE n(i) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {reports}) \
+         first_at, last_at, state) WITH RECURSIVE n(i) AS (SELECT CAST(0 AS bigint) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {reports}) \
          SELECT '{account}', {id}, 'api_calls', {start} + i * {WINDOW_MS}, {start} + (i + 1) * {WINDOW_MS}, \
          {start} + (i + 1) * {WINDOW_MS}, {start} + (i + 1) * {WINDOW_MS}, {quantity}, {start} + i * {WINDOW_MS} + 1, \
          {start} + i * {WINDOW_MS} + 1, 'confirmed' FROM n"

@@ -81,11 +81,16 @@ pub(super) fn methods() -> BTreeMap<String, BTreeMap<String, i32>> {
     ];
     let mut methods = BTreeMap::new();
     for set in sets {
-        for file in FileDescriptorSet::decode(set).unwrap().file {
+        let files = FileDescriptorSet::decode(set).unwrap().file;
+        for file in &files {
             let package = file.package().to_owned();
             let texts_of = |message: &str| {
-                let name = message.rsplit('.').next().unwrap();
-                let message = file.message_type.iter().find(|one| one.name() == name);
+                // A file may have the requests of another one's service.
+                let path = message.trim_start_matches('.');
+                let name = path.strip_prefix(&format!("{package}.")).unwrap();
+                let same = files.iter().filter(|other| other.package() == package);
+                let mut messages = same.flat_map(|other| &other.message_type);
+                let message = messages.find(|one| one.name() == name);
                 let fields = message.unwrap().field.iter();
                 let texts = fields.filter(|field| field.r#type() == Type::String);
                 texts

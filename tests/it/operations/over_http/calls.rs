@@ -133,8 +133,8 @@ async fn each_kind_of_key_is_answered_as_the_role_table_says(mut world: World) {
             assert!(answer.status < 500, "{kind}: {path}: {}", answer.text());
         }
     }
-    // `ForceReport` and `ExportAccount`.
-    assert_eq!(streams, 2 * keys.len());
+    // `ForceReport`, `ExportAccount` and `ExportSignOff`.
+    assert_eq!(streams, 3 * keys.len());
     world.finish().await;
 }
 

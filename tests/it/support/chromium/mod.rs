@@ -133,12 +133,23 @@ impl Chromium {
         words.collect::<Vec<_>>().join(" ")
     }
 
+    /// The same, or nothing while another page takes its place.
+    async fn words_if_loaded(&self) -> Option<String> {
+        let script = "return document.body?.innerText ?? null";
+        let run = self.client.execute(script, Vec::new());
+        let text = within("a script", run).await.ok()?;
+        let words: Vec<&str> = text.as_str()?.split_whitespace().collect();
+        Some(words.join(" "))
+    }
+
     /// Waits until the page shows these words.
     pub(crate) async fn assert_shows(&self, words: &str) {
         let mut shown = String::new();
         let wait = async {
             while !shown.contains(words) {
-                shown = self.words().await;
+                if let Some(found) = self.words_if_loaded().await {
+                    shown = found;
+                }
             }
         };
         let is_shown = tokio::time::timeout(SHOWN_TIMEOUT, wait).await.is_ok();
