@@ -104,6 +104,8 @@ async fn look_around(window: Chromium) {
     window
         .assert_shows("account-a api_calls 1,234 rejected")
         .await;
+    // The page loads itself again until the checks have an answer.
+    window.assert_shows("Checked").await;
     // Nothing but that report needs attention.
     let bad = "return document.querySelectorAll('.findings .bad').length";
     assert_eq!(window.evaluate(bad).await, 1, "{}", window.words().await);
