@@ -5,10 +5,25 @@ use usage_server::domain::http_paths::HttpPath;
 /// What every page takes.
 const OF_ALL: [&str; 4] = ["tz=", "zone=", "page=", "unknown="];
 
+/// What names one report.
+const ONE_REPORT: [&str; 3] = ["account=", "account=acct&id=", "account=acct&id=a&window="];
+/// What filters reports.
+const REPORTS: [&str; 10] = [
+    "account=",
+    "state=",
+    "kind=",
+    "meter=",
+    "customer=",
+    "run=",
+    "from=",
+    "until=",
+    "decided_from=",
+    "account=acct&decided_until=",
+];
+
 /// The queries of a page, each of which ends with a parameter without its value. A new page needs its own.
 fn of(path: HttpPath) -> &'static [&'static str] {
     match path {
-        HttpPath::ConsoleOverview | HttpPath::ConsoleKeys | HttpPath::ConsoleSetUp => &[],
         HttpPath::ConsoleUsage => &[
             "meter=",
             "prefix=",
@@ -16,7 +31,7 @@ fn of(path: HttpPath) -> &'static [&'static str] {
             "start=",
             "start=2026-03-01&end=",
         ],
-        HttpPath::ConsoleAccounts => &["id="],
+        HttpPath::ConsoleAccounts | HttpPath::ConsoleRun => &["id="],
         HttpPath::ConsoleAccount => &[
             "id=",
             "id=acct&by=",
@@ -26,19 +41,8 @@ fn of(path: HttpPath) -> &'static [&'static str] {
             "id=acct&start=2026-03-01&end=",
             "id=acct&compare=",
         ],
-        HttpPath::ConsoleReports => &[
-            "account=",
-            "state=",
-            "kind=",
-            "meter=",
-            "customer=",
-            "run=",
-            "from=",
-            "until=",
-            "decided_from=",
-            "account=acct&decided_until=",
-        ],
-        HttpPath::ConsoleReport => &["account=", "account=acct&id=", "account=acct&id=a&window="],
+        HttpPath::ConsoleReports => &REPORTS,
+        HttpPath::ConsoleReport | HttpPath::ConsoleResolve => &ONE_REPORT,
         HttpPath::ConsoleInvoice => &[
             "account=",
             "invoice=",
@@ -70,12 +74,13 @@ fn of(path: HttpPath) -> &'static [&'static str] {
             "month=2026-03&as=csv&open=",
         ],
         HttpPath::ConsoleAudit => &["key=", "account=", "from=", "until="],
-        HttpPath::ConsoleResolve => &["account=", "account=acct&id=", "account=acct&id=a&window="],
         HttpPath::ConsoleCorrect | HttpPath::ConsoleForce => &["account="],
-        HttpPath::ConsoleRun => &["id="],
         HttpPath::ConsoleSignIn => &["next="],
-        // They show nothing.
-        HttpPath::ConsoleSignOut
+        // They take nothing but what every page takes, or show nothing.
+        HttpPath::ConsoleOverview
+        | HttpPath::ConsoleKeys
+        | HttpPath::ConsoleSetUp
+        | HttpPath::ConsoleSignOut
         | HttpPath::ConsoleStyle
         | HttpPath::Live
         | HttpPath::Ready

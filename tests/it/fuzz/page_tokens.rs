@@ -60,9 +60,8 @@ impl List {
     /// Asserts that a token is refused as one that is not valid.
     async fn assert_refused(&self, caller: &Caller, token: &str, why: &str) {
         let path = &self.path;
-        let status = match self.page(caller, token).await {
-            Err(status) => status,
-            Ok(_) => panic!("{path} took a token that is {why}: {token:?}"),
+        let Err(status) = self.page(caller, token).await else {
+            panic!("{path} took a token that is {why}: {token:?}")
         };
         // Outside of shadow mode there is nothing to compare.
         if status.code() == Code::FailedPrecondition && path.ends_with("/CompareShadow") {

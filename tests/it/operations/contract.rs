@@ -267,7 +267,7 @@ fn sign_off_errors() -> [ServerError; 4] {
         ServerError::MonthChanged,
         ServerError::MonthNotClosed("x".to_owned()),
         ServerError::BooksDiffer("x".to_owned()),
-        ServerError::ExportTooSlow(Duration::from_secs(600)),
+        ServerError::ExportTooSlow(Duration::from_mins(10)),
     ]
 }
 

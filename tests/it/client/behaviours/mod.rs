@@ -58,7 +58,8 @@ fn every_behaviour_of_the_list_has_a_test() {
     let named = list.lines().filter_map(|line| line.split_once(": "));
     let named: BTreeSet<&str> = named.map(|(name, _)| name).collect();
     assert!(named.len() >= 12, "{named:?}");
-    assert_eq!(BTreeSet::from_iter(TESTED.iter().copied()), named);
+    let tested: BTreeSet<&str> = TESTED.iter().copied().collect();
+    assert_eq!(tested, named);
 }
 
 /// A client that retries quickly.
@@ -160,7 +161,7 @@ async fn deadline_is_kept(world: World) {
 
 async fn retries_stop_at_the_deadline(world: World) {
     let ending = Behavior::RefusesFor(Code::Unavailable, "SHUTTING_DOWN", None);
-    let flaky = FlakyServer::start(world.endpoint(), [ending; 1_000]).await;
+    let flaky = FlakyServer::start(world.endpoint(), vec![ending; 1_000]).await;
     let timeout = Duration::from_secs(1);
     let (client, begun) = (
         quick(flaky.endpoint()).with_timeout(timeout),

@@ -133,7 +133,9 @@ fn walk<'a>(value: &'a Value, path: &mut Vec<String>, found: &mut Vec<(Vec<Strin
         }
         Value::Array(items) => {
             path.push("*".to_owned());
-            items.iter().for_each(|item| walk(item, path, found));
+            for item in items {
+                walk(item, path, found);
+            }
             path.pop();
         }
         _ => {}

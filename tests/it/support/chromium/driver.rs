@@ -70,6 +70,9 @@ impl Turn {
     pub(super) fn end(self, client: Client) {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         free.push(client);
+        // The next one finds it.
+        drop(free);
+        drop(self);
     }
 }
 

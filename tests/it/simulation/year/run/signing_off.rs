@@ -121,7 +121,7 @@ impl Year<'_> {
         let args = ["sign-off", "--month", month].into_iter();
         let args: Vec<&str> = args.chain(flags.iter().copied()).collect();
         let (text, _) = self.world.export_at(self.now, &args).await?;
-        let rows = text.lines().map(|line| serde_json::from_str(line));
+        let rows = text.lines().map(serde_json::from_str);
         Ok(rows.collect::<Result<_, _>>().expect("rows"))
     }
 
