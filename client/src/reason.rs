@@ -225,7 +225,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 45);
+        assert_eq!(known, 46);
     }
 
     #[test]
