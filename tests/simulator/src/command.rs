@@ -37,7 +37,7 @@ struct Cli {
     #[arg(long)]
     first: Option<u64>,
     /// Without `--seeds`: run new seeds for so many seconds, and at least 50 of them. 0 runs only the seeds that ever failed.
-    #[arg(long, env = "SIMULATE_SECS", default_value_t = 90)]
+    #[arg(long, env = "SIMULATE_SECS", default_value_t = 0)]
     secs: u64,
     /// Accounts of a run.
     #[arg(long, default_value_t = 4)]
