@@ -2,7 +2,8 @@
 
 use crate::Error;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How failed calls are retried: with exponential backoff and jitter, until the call's deadline.
 ///

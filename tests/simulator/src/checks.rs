@@ -1,0 +1,374 @@
+//! What must hold: during a run what is shown, and after it everything from each unit to its line on an invoice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use fake_stripe::{InvoiceSnapshot, StoredEvent};
+use usage_client::{
+    Get, ListReports, ReportKind,
+    ReportState::{self, Accepted, Confirmed, Invoiced},
+    Severity, UsageReport,
+};
+use usage_server::store::Store;
+
+use crate::{
+    admins::CHANGE_TAKES,
+    oracle::{Billing, Oracle},
+    time::{self, DAY, HOUR, MINUTE},
+    world::{METERS, Outcome, World, text},
+};
+
+/// A period's invoice is final, and compared, so long after its end.
+const FINAL_AFTER: i64 = 70 * MINUTE;
+/// Reports of an account.
+const MAX_REPORTS: usize = 100_000;
+
+/// Totals that were shown, of each account and meter. They never go back.
+pub(crate) type Shown = BTreeMap<(usize, usize), i64>;
+
+/// States in which usage is at Stripe.
+const AT_STRIPE: [ReportState; 3] = [Accepted, Confirmed, Invoiced];
+/// States in which usage waits for a person, who is told.
+const TOLD: [ReportState; 6] = [
+    ReportState::Missing,
+    ReportState::Rejected,
+    ReportState::CustomerDeleted,
+    ReportState::Unknown,
+    ReportState::Uncharged,
+    ReportState::TooLate,
+];
+
+/// Checks that reads see what was acknowledged before they began, and nothing that was refused.
+pub(crate) async fn check_shown(
+    world: &mut World,
+    oracle: &Oracle,
+    start_ms: i64,
+    shown: &mut Shown,
+) -> Outcome<()> {
+    let from = start_ms - start_ms.rem_euclid(DAY) - 60 * DAY;
+    for (account, known) in oracle.accounts.iter().enumerate() {
+        let to = world.now_ms - world.now_ms.rem_euclid(DAY) + 2 * DAY;
+        let query = Get::account(&known.name).period(time::utc(from), time::utc(to));
+        let client = world.client.clone();
+        // A replica that is down shows nothing.
+        let Ok(usage) = world.run(async move { client.get(query).await }).await? else {
+            return Ok(());
+        };
+        for (meter, (name, _)) in METERS.iter().enumerate() {
+            let total = usage.meter(name).map_or(0, |meter| meter.quantities.total);
+            let expected = oracle.sum(|unit| (unit.account, unit.meter) == (account, meter));
+            if !expected.contains(total) {
+                return Err(format!(
+                    "{} shows {total} of {name}, expected {expected:?}",
+                    known.name
+                ));
+            }
+            let before = shown.insert((account, meter), total).unwrap_or(0);
+            if total < before {
+                return Err(format!(
+                    "the total of {} and {name} went back from {before} to {total}",
+                    known.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the service and Stripe have at the end.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    reports: Vec<Vec<UsageReport>>,
+    events: BTreeMap<String, StoredEvent>,
+    invoices: Vec<InvoiceSnapshot>,
+    /// What doctor says that is not in order.
+    findings: Vec<(Severity, String)>,
+    now_ms: i64,
+}
+
+impl Ends {
+    pub(crate) async fn read(world: &mut World, oracle: &Oracle) -> Outcome<Self> {
+        let mut reports = Vec::new();
+        for account in &oracle.accounts {
+            let client = world.client.clone();
+            let filter = ListReports::new().account(&account.name);
+            let listing = async move { client.list_all_reports(filter, MAX_REPORTS).await };
+            let page = world.run(listing).await?.map_err(text)?;
+            reports.push(page.reports);
+        }
+        let client = world.client.clone();
+        let diagnosis = world.run(async move { client.doctor().await }).await?;
+        let findings = diagnosis.map_err(text)?.findings;
+        let events = world.stripe.events().await.map_err(text)?;
+        let number = events.len();
+        let events: BTreeMap<String, StoredEvent> = events
+            .into_iter()
+            .map(|event| (event.identifier.clone(), event))
+            .collect();
+        if events.len() != number {
+            return Err("an identifier was accepted twice".to_owned());
+        }
+        Ok(Self {
+            reports,
+            events,
+            invoices: world.stripe.invoices().await.map_err(text)?,
+            findings: findings
+                .into_iter()
+                .filter(|finding| finding.severity != Severity::Ok)
+                .map(|finding| {
+                    let line = format!("{}: {}", finding.check, finding.fact);
+                    (finding.severity, line)
+                })
+                .collect(),
+            now_ms: world.now_ms,
+        })
+    }
+
+    /// How many reports need a person.
+    pub(crate) fn told(&self) -> usize {
+        let all = self.reports.iter().flatten();
+        all.filter(|report| TOLD.contains(&report.state)).count()
+    }
+
+    pub(crate) fn lines(&self) -> usize {
+        let finals = self
+            .invoices
+            .iter()
+            .filter(|one| one.finalized_at.is_some());
+        finals
+            .flat_map(|invoice| &invoice.lines)
+            .filter(|line| line.event_name.is_some() && line.quantity > 0)
+            .count()
+    }
+
+    /// Checks everything.
+    pub(crate) fn check(&self, oracle: &Oracle) -> Outcome<()> {
+        self.check_counted(oracle)?;
+        self.check_sent(oracle)?;
+        self.check_invoices(oracle)?;
+        self.check_told()
+    }
+
+    /// Each unit is in a report of its time.
+    fn check_counted(&self, oracle: &Oracle) -> Outcome<()> {
+        for (account, reports) in self.reports.iter().enumerate() {
+            for (meter, (name, _)) in METERS.iter().enumerate() {
+                let of_meter = |report: &&UsageReport| {
+                    report.meter == *name && report.kind != ReportKind::AlreadySent
+                };
+                for (start, end, sum) in overlapping(reports.iter().filter(of_meter)) {
+                    let expected = oracle.sum(|unit| {
+                        (unit.account, unit.meter) == (account, meter)
+                            && start <= unit.at
+                            && unit.at < end
+                    });
+                    if !expected.contains(sum) {
+                        return Err(format!(
+                            "{} has {sum} of {name} from {} to {}, expected {expected:?}",
+                            oracle.accounts[account].name,
+                            time::text(start),
+                            time::text(end),
+                        ));
+                    }
+                }
+                let all = reports.iter().filter(of_meter);
+                let all: i64 = all.map(|report| report.quantity).sum();
+                let expected = oracle.sum(|unit| (unit.account, unit.meter) == (account, meter));
+                if !expected.contains(all) {
+                    return Err(format!(
+                        "{} has {all} of {name}, expected {expected:?}",
+                        oracle.accounts[account].name,
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Each report is at Stripe once, or not at all and in a state that says so.
+    fn check_sent(&self, oracle: &Oracle) -> Outcome<()> {
+        let mut sent = BTreeSet::new();
+        for (account, reports) in self.reports.iter().enumerate() {
+            let known = &oracle.accounts[account];
+            for report in reports {
+                let event = self.events.get(&report.identifier);
+                let wrong = |why: &str| Err(format!("{why}: {report:?}, {event:?}"));
+                let start = report.window.start.timestamp_millis();
+                let billing = known.billing_at(start);
+                match report.state {
+                    state if AT_STRIPE.contains(&state) => {
+                        let Some(event) = event else {
+                            return wrong("not at Stripe");
+                        };
+                        sent.insert(report.identifier.clone());
+                        let end = report.window.end.timestamp();
+                        let is_inside =
+                            (start.div_euclid(time::SECOND)..end.max(1)).contains(&event.timestamp);
+                        // One that was moved to another period has the time of the decision.
+                        if event.value != report.quantity
+                            || event.customer != known.customer()
+                            || (!is_inside && report.bill_at.is_none())
+                        {
+                            return wrong("something else is at Stripe");
+                        }
+                        if billing != Billing::Customer && !known.is_blurred {
+                            return wrong("free usage is at Stripe");
+                        }
+                    }
+                    ReportState::NotBillable if billing == Billing::Free || known.is_blurred => {}
+                    ReportState::NoCustomer
+                        if billing == Billing::NoCustomer || known.is_blurred => {}
+                    ReportState::WrittenOff if !report.decisions.is_empty() => {}
+                    ReportState::Open if self.now_ms < start + 2 * HOUR => {}
+                    state if TOLD.contains(&state) => {
+                        if event.is_some() {
+                            sent.insert(report.identifier.clone());
+                        }
+                    }
+                    _ => return wrong("a report is in the wrong state"),
+                }
+            }
+        }
+        let unknown = self.events.keys().find(|event| !sent.contains(*event));
+        match unknown.and_then(|identifier| self.events.get(identifier)) {
+            Some(event) => Err(format!("no report has sent {event:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Each final invoice charges the usage of its period, but for what a person was told of.
+    fn check_invoices(&self, oracle: &Oracle) -> Outcome<()> {
+        for (account, known) in oracle.accounts.iter().enumerate() {
+            if known.is_blurred {
+                continue;
+            }
+            let own: Vec<&InvoiceSnapshot> = self
+                .invoices
+                .iter()
+                .filter(|invoice| invoice.customer == known.customer())
+                .filter(|invoice| invoice.finalized_at.is_some())
+                .collect();
+            for (meter, (_, event_name)) in METERS.iter().enumerate().take(known.meters) {
+                for (start, end) in periods(known, oracle, meter, self.now_ms - FINAL_AFTER) {
+                    let begins = if known.splits.contains(&start) {
+                        start / time::SECOND..=(start + CHANGE_TAKES) / time::SECOND
+                    } else {
+                        start / time::SECOND..=start / time::SECOND
+                    };
+                    let lines = own.iter().flat_map(|invoice| &invoice.lines);
+                    let charged: i64 = lines
+                        .filter(|line| line.event_name.as_deref() == Some(event_name))
+                        .filter(|line| begins.contains(&line.period_start))
+                        .map(|line| line.quantity)
+                        .sum();
+                    let (told, moved) = self.held((account, meter), start..end);
+                    let expected = oracle.sum(|unit| {
+                        (unit.account, unit.meter) == (account, meter)
+                            && (start..end).contains(&unit.at)
+                            && known.billing_at(unit.at) == Billing::Customer
+                    });
+                    if !expected.contains(charged + told - moved) {
+                        return Err(format!(
+                            "the invoice of {} for {event_name} from {} charges {charged}, {told} were told, {moved} are of another period; expected {expected:?}",
+                            known.name,
+                            time::text(start),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Usage of a time that is on no invoice because a person was told of it, or that an admin moved to another period;
+    /// and what was moved to this one.
+    fn held(&self, (account, meter): (usize, usize), time: Range<i64>) -> (i64, i64) {
+        let (mut told, mut moved) = (0, 0);
+        let own = self.reports[account].iter();
+        for report in own.filter(|report| report.meter == METERS[meter].0) {
+            let is_own = time.contains(&report.window.start.timestamp_millis());
+            let billed = report.bill_at.map(|at| at.timestamp_millis());
+            let is_told = TOLD.contains(&report.state) || report.state == ReportState::WrittenOff;
+            match billed {
+                _ if is_told => told += if is_own { report.quantity } else { 0 },
+                Some(at) if time.contains(&at) && !is_own => moved += report.quantity,
+                Some(at) if !time.contains(&at) && is_own => told += report.quantity,
+                _ => {}
+            }
+        }
+        (told, moved)
+    }
+
+    /// What needs a person is in doctor's findings, and nothing else is.
+    fn check_told(&self) -> Outcome<()> {
+        let bad: Vec<&String> = self.findings.iter().map(|(_, line)| line).collect();
+        if self.told() > 0 && bad.is_empty() {
+            return Err("usage waits for a person, and doctor says nothing".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Doctor's findings.
+    pub(crate) fn findings(&self) -> &[(Severity, String)] {
+        &self.findings
+    }
+}
+
+/// The billing periods with usage of an account that ended before a time.
+fn periods(
+    known: &crate::oracle::Account,
+    oracle: &Oracle,
+    meter: usize,
+    ended_before: i64,
+) -> BTreeSet<(i64, i64)> {
+    let own = oracle.units.iter();
+    own.filter(|unit| unit.meter == meter && oracle.accounts[unit.account].name == known.name)
+        .map(|unit| known.period_at(meter, unit.at))
+        .filter(|(_, end)| *end < ended_before)
+        .collect()
+}
+
+/// The time and the sum of reports whose windows overlap: usage of one time is in one of them.
+fn overlapping<'a>(reports: impl Iterator<Item = &'a UsageReport>) -> Vec<(i64, i64, i64)> {
+    let mut windows: Vec<(i64, i64, i64)> = reports
+        .map(|report| {
+            let (start, end) = (report.window.start, report.window.end);
+            (
+                start.timestamp_millis(),
+                end.timestamp_millis(),
+                report.quantity,
+            )
+        })
+        .collect();
+    windows.sort_unstable();
+    let mut joined: Vec<(i64, i64, i64)> = Vec::new();
+    for (start, end, quantity) in windows {
+        match joined.last_mut() {
+            Some(last) if start < last.1 => {
+                last.1 = last.1.max(end);
+                last.2 += quantity;
+            }
+            _ => joined.push((start, end, quantity)),
+        }
+    }
+    joined
+}
+
+/// The ledger check, on the database of a stopped service.
+pub(crate) async fn check_ledger(world: &mut World) -> Outcome<()> {
+    let url = format!("sqlite://{}", world.file().display());
+    let reading = async move {
+        let store = Store::open(&url, 2).await.map_err(text)?;
+        let totals = store.ledger_totals().await.map_err(text)?;
+        store.close().await.map_err(text)?;
+        Ok::<_, String>(totals)
+    };
+    let totals = world.run(reading).await??;
+    if totals.is_balanced() {
+        Ok(())
+    } else {
+        Err(format!("the ledger is not balanced: {totals:?}"))
+    }
+}

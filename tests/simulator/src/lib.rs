@@ -1,0 +1,38 @@
+//! Simulates months of usage-billing in seconds: the service, its callers and a fake Stripe over simulated time, with
+//! faults below the service, all from one seed. `server/docs/simulation.md` says what it does and what it checks.
+//!
+//! The map:
+//! - `command`: the command line; `seeds`: the seeds that ever failed; `many`: many seeds, each in a `child`, a process of
+//!   its own; `shrink`: finds the faults without which a seed does not fail.
+//! - `run`: one run of a seed; `faults`: its list of faults; `callers` and `admins`; `oracle`: what the rules say; `checks`: what must
+//!   hold.
+//! - `world`: the fake Stripe, the replica and the time that all share; `replica`: the service in a thread of its own;
+//!   `idle`: whether something still goes on; `log`: the service's warnings.
+//! - `vfs`: the layer below SQLite, the only place with unsafe code; `disk`: what it asks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a simulation ends at the first wrong value"
+)]
+
+mod admins;
+mod callers;
+mod checks;
+mod child;
+mod command;
+mod disk;
+mod faults;
+mod idle;
+mod log;
+mod many;
+mod oracle;
+mod random;
+mod replica;
+mod run;
+mod seeds;
+mod shrink;
+mod time;
+mod vfs;
+mod world;
+
+pub use command::run;

@@ -1,0 +1,179 @@
+//! Many seeds, each in a process of its own, as many at once as there are cores: progress, failures and a summary.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    child::{Ended, run_apart},
+    run::Size,
+    seeds::Case,
+    shrink::shrink,
+};
+
+/// Failures after which no further seed is begun.
+const MAX_FAILURES: usize = 5;
+
+/// How many seeds are run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    Seeds(usize),
+    /// For this time, and at least so many.
+    Time(Duration, usize),
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// These first.
+    pub(crate) cases: Vec<Case>,
+    /// Then the seeds from this one on.
+    pub(crate) first: u64,
+    pub(crate) limit: Limit,
+    pub(crate) size: Size,
+    pub(crate) jobs: usize,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    seeds: usize,
+    days: u64,
+    faults: usize,
+    failures: usize,
+    /// Of each kind: drawn, met, mattered.
+    kinds: BTreeMap<String, [usize; 3]>,
+}
+
+impl Plan {
+    /// Runs it and prints what fails, a summary and the last line. Returns whether nothing failed.
+    pub(crate) fn run(&self, out: &mut (impl Write + Send)) -> io::Result<bool> {
+        let began = Instant::now();
+        let bar = self.bar();
+        let next = AtomicUsize::new(0);
+        let shared = Mutex::new((Totals::default(), out));
+        let is_over = |number: usize| match self.limit {
+            Limit::Seeds(seeds) => number >= seeds + self.cases.len(),
+            Limit::Time(time, least) => {
+                number >= least + self.cases.len() && began.elapsed() >= time
+            }
+        };
+        let work = || -> io::Result<()> {
+            loop {
+                let number = next.fetch_add(1, Ordering::SeqCst);
+                let failures = lock(&shared).0.failures;
+                if is_over(number) || failures >= MAX_FAILURES {
+                    return Ok(());
+                }
+                let case = self.case(number);
+                let ended = run_apart(&case, &self.size)?;
+                bar.inc(1);
+                let has_failed = ended.failure.is_some();
+                lock(&shared).0.add(&ended);
+                if has_failed {
+                    let (case, ended) = shrink(&case, &self.size, ended)?;
+                    let mut shared = lock(&shared);
+                    bar.suspend(|| tell(&case, &ended, &mut *shared.1))?;
+                }
+            }
+        };
+        let worked: io::Result<()> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            let ends = workers.into_iter().map(|worker| worker.join());
+            ends.map(|end| end.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))))
+                .collect()
+        });
+        bar.finish_and_clear();
+        worked?;
+        let (totals, out) = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        totals.print(out)?;
+        Ok(totals.failures == 0)
+    }
+
+    fn case(&self, number: usize) -> Case {
+        self.cases.get(number).cloned().unwrap_or_else(|| {
+            let fresh = u64::try_from(number - self.cases.len()).unwrap_or(0);
+            Case::all_of(self.first.wrapping_add(fresh))
+        })
+    }
+
+    fn bar(&self) -> ProgressBar {
+        let bar = match self.limit {
+            Limit::Seeds(seeds) => {
+                let all = u64::try_from(seeds + self.cases.len()).unwrap_or(0);
+                let style = "{bar:30} {pos}/{len} seeds, {elapsed} of about {duration}";
+                ProgressBar::new(all).with_style(style_of(style))
+            }
+            Limit::Time(..) => {
+                ProgressBar::no_length().with_style(style_of("{pos} seeds, {elapsed}"))
+            }
+        };
+        bar.enable_steady_tick(Duration::from_secs(1));
+        bar
+    }
+}
+
+fn style_of(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Prints a failure, and how it is run again.
+fn tell(case: &Case, ended: &Ended, out: &mut impl Write) -> io::Result<()> {
+    let why = ended.failure.as_deref().unwrap_or("it did not fail again");
+    writeln!(out, "seed {} fails: {why}", case.seed)?;
+    for fault in &ended.faults {
+        writeln!(
+            out,
+            "  {}{}",
+            fault.text,
+            if fault.is_met { "" } else { " (not met)" }
+        )?;
+    }
+    writeln!(out, "  run it again: {}", case.command())
+}
+
+impl Totals {
+    fn add(&mut self, ended: &Ended) {
+        self.seeds += 1;
+        self.days += ended.days;
+        self.failures += usize::from(ended.failure.is_some());
+        for fault in &ended.faults {
+            let [drawn, met, mattered] = self.kinds.entry(fault.name.clone()).or_default();
+            *drawn += 1;
+            *met += usize::from(fault.is_met);
+            *mattered += usize::from(fault.mattered);
+            self.faults += usize::from(fault.is_met);
+        }
+    }
+
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "{:<42} {:>7} {:>7} {:>8}",
+            "fault", "drawn", "met", "mattered"
+        )?;
+        for (name, [drawn, met, mattered]) in &self.kinds {
+            writeln!(out, "{name:<42} {drawn:>7} {met:>7} {mattered:>8}")?;
+        }
+        writeln!(
+            out,
+            "simulate: seeds={} years={} faults={} failures={}",
+            self.seeds,
+            self.days / 365,
+            self.faults,
+            self.failures
+        )
+    }
+}

@@ -1,0 +1,144 @@
+//! What is known of the usage by the rules alone: what callers sent and how it was answered, to whom it is billed, and
+//! which billing period it belongs to. It knows nothing of how the service works.
+
+use crate::time::{self, DAY};
+
+/// How a call was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It was acknowledged: it counts, once.
+    Acknowledged,
+    /// It may count or not.
+    Unknown,
+    /// It was refused for certain: it does not count.
+    Refused,
+}
+
+/// One increment that a caller sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Unit {
+    pub(crate) account: usize,
+    pub(crate) meter: usize,
+    pub(crate) at: i64,
+    pub(crate) quantity: i64,
+    /// Its idempotency key; none for a call without one, which is never repeated.
+    pub(crate) key: Option<String>,
+    /// The batch that it was sent in.
+    pub(crate) batch: Option<usize>,
+    pub(crate) answer: Answer,
+    /// When it was acknowledged.
+    pub(crate) answered_at: i64,
+}
+
+/// To whom usage is billed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Billing {
+    Customer,
+    Free,
+    /// Nothing is known yet.
+    NoCustomer,
+}
+
+/// An account.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) name: String,
+    /// The billing cycle anchor of its subscription.
+    pub(crate) anchor: i64,
+    /// How many meters its subscription charges.
+    pub(crate) meters: usize,
+    /// Its links: from when on it is billed how. A later one is in force from its time on.
+    pub(crate) links: Vec<(i64, Billing)>,
+    /// The number of its plan, and the times at which the plan changed.
+    pub(crate) plan: usize,
+    pub(crate) splits: Vec<i64>,
+    /// The times at which something became different through the service.
+    pub(crate) boundaries: Vec<i64>,
+    /// Whether its subscription was canceled.
+    pub(crate) is_ended: bool,
+    /// Whether it is not known what became of a change of its link or its subscription.
+    pub(crate) is_blurred: bool,
+}
+
+impl Account {
+    pub(crate) fn customer(&self) -> String {
+        format!("cus_{}", self.name)
+    }
+
+    pub(crate) fn subscription(&self) -> String {
+        format!("sub_{}", self.name)
+    }
+
+    /// To whom usage of a time is billed.
+    pub(crate) fn billing_at(&self, at: i64) -> Billing {
+        if self.links.is_empty() {
+            return Billing::NoCustomer;
+        }
+        let in_force = self.links.iter().rev().find(|(from, _)| *from <= at);
+        // What is older than the first link is billed to no one.
+        in_force.map_or(Billing::Free, |(_, billing)| *billing)
+    }
+
+    /// The billing period of a meter that contains a time. A change of the plan ends one of the first meter.
+    pub(crate) fn period_at(&self, meter: usize, at: i64) -> (i64, i64) {
+        let (mut start, mut end) = time::period_around(self.anchor, at);
+        if meter == 0 {
+            for split in &self.splits {
+                if *split <= at {
+                    start = start.max(*split);
+                } else {
+                    end = end.min(*split);
+                }
+            }
+        }
+        (start, end)
+    }
+}
+
+/// The least and the most that a sum may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) least: i64,
+    pub(crate) most: i64,
+}
+
+impl Bounds {
+    pub(crate) fn contains(self, sum: i64) -> bool {
+        self.least <= sum && sum <= self.most
+    }
+}
+
+/// What all callers sent.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) units: Vec<Unit>,
+}
+
+impl Oracle {
+    /// What the units that match must add up to.
+    pub(crate) fn sum(&self, matches: impl Fn(&Unit) -> bool) -> Bounds {
+        let mut bounds = Bounds::default();
+        for unit in self.units.iter().filter(|unit| matches(unit)) {
+            if unit.answer == Answer::Acknowledged {
+                bounds.least += unit.quantity;
+            }
+            if unit.answer != Answer::Refused {
+                bounds.most += unit.quantity;
+            }
+        }
+        bounds
+    }
+
+    /// The next ends of billing periods after a time.
+    pub(crate) fn next_end(&self, after: i64) -> Option<i64> {
+        let ends = self
+            .accounts
+            .iter()
+            .map(|account| time::period_around(account.anchor, after).1);
+        ends.min()
+    }
+}
+
+/// Usage is accepted up to this age.
+pub(crate) const MAX_AGE: i64 = 34 * DAY;
