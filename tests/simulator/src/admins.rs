@@ -121,7 +121,6 @@ async fn link(
         ));
     }
     known.links.push((from, billing));
-    known.boundaries.push(from);
     Ok(())
 }
 
@@ -178,7 +177,6 @@ async fn change_plan(world: &mut World, oracle: &mut Oracle, account: usize) -> 
     let known = &mut oracle.accounts[account];
     known.plan = 1 - known.plan;
     known.splits.push(at);
-    known.boundaries.push(at);
     Ok(())
 }
 
@@ -199,7 +197,6 @@ async fn cancel(
     let known = &mut oracle.accounts[account];
     known.is_ended = true;
     known.links.push((at, Billing::Free));
-    known.boundaries.push(at);
     Ok(())
 }
 

@@ -59,7 +59,7 @@ impl Callers {
             }
         }
         let at_once = random.one_in(2);
-        self.send(world, oracle, calls, at_once).await
+        send(world, oracle, calls, at_once).await
     }
 
     fn call(
@@ -91,68 +91,62 @@ impl Callers {
         oracle.units.push(unit);
         Call::One(first, one)
     }
+}
 
-    /// Repeats some earlier calls: those without an answer, and some that were acknowledged.
-    pub(crate) async fn repeat(
-        &mut self,
-        world: &mut World,
-        oracle: &mut Oracle,
-        random: &mut Random,
-    ) -> Outcome<Done> {
-        let mut calls = Vec::new();
-        for _ in 0..random.place(4) {
-            if oracle.units.is_empty() {
-                break;
-            }
-            let number = random.place(oracle.units.len());
-            calls.extend(repeated(oracle, number, world.now_ms));
+/// Repeats some earlier calls: those without an answer, and some that were acknowledged.
+pub(crate) async fn repeat(
+    world: &mut World,
+    oracle: &mut Oracle,
+    random: &mut Random,
+) -> Outcome<Done> {
+    let mut calls = Vec::new();
+    for _ in 0..random.place(4) {
+        if oracle.units.is_empty() {
+            break;
         }
-        if random.one_in(2) {
-            calls.extend(unanswered(oracle, world.now_ms));
-            calls.truncate(MAX_REPEATS);
-        }
-        self.send(world, oracle, calls, false).await
+        let number = random.place(oracle.units.len());
+        calls.extend(repeated(oracle, number, world.now_ms));
     }
+    if random.one_in(2) {
+        calls.extend(unanswered(oracle, world.now_ms));
+        calls.truncate(MAX_REPEATS);
+    }
+    send(world, oracle, calls, false).await
+}
 
-    /// Repeats everything that has no answer. Returns how many still have none.
-    pub(crate) async fn repeat_all(
-        &mut self,
-        world: &mut World,
-        oracle: &mut Oracle,
-    ) -> Outcome<usize> {
-        let calls = unanswered(oracle, world.now_ms);
-        self.send(world, oracle, calls, true).await?;
-        Ok(unanswered(oracle, world.now_ms).len())
-    }
+/// Repeats everything that has no answer. Returns how many still have none.
+pub(crate) async fn repeat_all(world: &mut World, oracle: &mut Oracle) -> Outcome<usize> {
+    let calls = unanswered(oracle, world.now_ms);
+    send(world, oracle, calls, true).await?;
+    Ok(unanswered(oracle, world.now_ms).len())
+}
 
-    async fn send(
-        &mut self,
-        world: &mut World,
-        oracle: &mut Oracle,
-        calls: Vec<Call>,
-        at_once: bool,
-    ) -> Outcome<Done> {
-        let mut done = Done::default();
-        let client = world.client.clone();
-        let groups: Vec<Vec<Call>> = if at_once {
-            vec![calls]
-        } else {
-            calls.into_iter().map(|call| vec![call]).collect()
-        };
-        for group in groups {
-            let mut tasks = JoinSet::new();
-            for call in group {
-                tasks.spawn(send_one(client.clone(), call));
-            }
-            let answered = world.run(async move { tasks.join_all().await }).await?;
-            for (call, answer) in answered {
-                done.calls += 1;
-                done.errors += usize::from(answer.is_err());
-                note(oracle, &call, answer, world.now_ms)?;
-            }
+async fn send(
+    world: &mut World,
+    oracle: &mut Oracle,
+    calls: Vec<Call>,
+    at_once: bool,
+) -> Outcome<Done> {
+    let mut done = Done::default();
+    let client = world.client.clone();
+    let groups: Vec<Vec<Call>> = if at_once {
+        vec![calls]
+    } else {
+        calls.into_iter().map(|call| vec![call]).collect()
+    };
+    for group in groups {
+        let mut tasks = JoinSet::new();
+        for call in group {
+            tasks.spawn(send_one(client.clone(), call));
         }
-        Ok(done)
+        let answered = world.run(async move { tasks.join_all().await }).await?;
+        for (call, answer) in answered {
+            done.calls += 1;
+            done.errors += usize::from(answer.is_err());
+            note(oracle, &call, answer, world.now_ms)?;
+        }
     }
+    Ok(done)
 }
 
 async fn send_one(client: UsageClient, call: Call) -> Answered {

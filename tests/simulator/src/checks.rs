@@ -1,9 +1,6 @@
 //! What must hold: during a run what is shown, and after it everything from each unit to its line on an invoice.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::{collections::BTreeMap, ops::Range};
 
 use fake_stripe::{InvoiceSnapshot, StoredEvent};
 use usage_client::{
@@ -14,14 +11,13 @@ use usage_client::{
 use usage_server::store::Store;
 
 use crate::{
-    admins::CHANGE_TAKES,
-    oracle::{Billing, Oracle},
-    time::{self, DAY, HOUR, MINUTE},
+    invoices,
+    oracle::Oracle,
+    sent,
+    time::{self, DAY},
     world::{METERS, Outcome, World, text},
 };
 
-/// A period's invoice is final, and compared, so long after its end.
-const FINAL_AFTER: i64 = 70 * MINUTE;
 /// Reports of an account.
 const MAX_REPORTS: usize = 100_000;
 
@@ -29,9 +25,9 @@ const MAX_REPORTS: usize = 100_000;
 pub(crate) type Shown = BTreeMap<(usize, usize), i64>;
 
 /// States in which usage is at Stripe.
-const AT_STRIPE: [ReportState; 3] = [Accepted, Confirmed, Invoiced];
+pub(crate) const AT_STRIPE: [ReportState; 3] = [Accepted, Confirmed, Invoiced];
 /// States in which usage waits for a person, who is told.
-const TOLD: [ReportState; 6] = [
+pub(crate) const TOLD: [ReportState; 6] = [
     ReportState::Missing,
     ReportState::Rejected,
     ReportState::CustomerDeleted,
@@ -80,12 +76,14 @@ pub(crate) async fn check_shown(
 /// What the service and Stripe have at the end.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    reports: Vec<Vec<UsageReport>>,
-    events: BTreeMap<String, StoredEvent>,
-    invoices: Vec<InvoiceSnapshot>,
+    /// Of each account.
+    pub(crate) reports: Vec<Vec<UsageReport>>,
+    /// By their identifiers.
+    pub(crate) events: BTreeMap<String, StoredEvent>,
+    pub(crate) invoices: Vec<InvoiceSnapshot>,
     /// What doctor says that is not in order.
     findings: Vec<(Severity, String)>,
-    now_ms: i64,
+    pub(crate) now_ms: i64,
 }
 
 impl Ends {
@@ -146,8 +144,8 @@ impl Ends {
     /// Checks everything.
     pub(crate) fn check(&self, oracle: &Oracle) -> Outcome<()> {
         self.check_counted(oracle)?;
-        self.check_sent(oracle)?;
-        self.check_invoices(oracle)?;
+        sent::check(self, oracle)?;
+        invoices::check(self, oracle)?;
         self.check_told()
     }
 
@@ -187,120 +185,6 @@ impl Ends {
         Ok(())
     }
 
-    /// Each report is at Stripe once, or not at all and in a state that says so.
-    fn check_sent(&self, oracle: &Oracle) -> Outcome<()> {
-        let mut sent = BTreeSet::new();
-        for (account, reports) in self.reports.iter().enumerate() {
-            let known = &oracle.accounts[account];
-            for report in reports {
-                let event = self.events.get(&report.identifier);
-                let wrong = |why: &str| Err(format!("{why}: {report:?}, {event:?}"));
-                let start = report.window.start.timestamp_millis();
-                let billing = known.billing_at(start);
-                match report.state {
-                    state if AT_STRIPE.contains(&state) => {
-                        let Some(event) = event else {
-                            return wrong("not at Stripe");
-                        };
-                        sent.insert(report.identifier.clone());
-                        let end = report.window.end.timestamp();
-                        let is_inside =
-                            (start.div_euclid(time::SECOND)..end.max(1)).contains(&event.timestamp);
-                        // One that was moved to another period has the time of the decision.
-                        if event.value != report.quantity
-                            || event.customer != known.customer()
-                            || (!is_inside && report.bill_at.is_none())
-                        {
-                            return wrong("something else is at Stripe");
-                        }
-                        if billing != Billing::Customer && !known.is_blurred {
-                            return wrong("free usage is at Stripe");
-                        }
-                    }
-                    ReportState::NotBillable if billing == Billing::Free || known.is_blurred => {}
-                    ReportState::NoCustomer
-                        if billing == Billing::NoCustomer || known.is_blurred => {}
-                    ReportState::WrittenOff if !report.decisions.is_empty() => {}
-                    ReportState::Open if self.now_ms < start + 2 * HOUR => {}
-                    state if TOLD.contains(&state) => {
-                        if event.is_some() {
-                            sent.insert(report.identifier.clone());
-                        }
-                    }
-                    _ => return wrong("a report is in the wrong state"),
-                }
-            }
-        }
-        let unknown = self.events.keys().find(|event| !sent.contains(*event));
-        match unknown.and_then(|identifier| self.events.get(identifier)) {
-            Some(event) => Err(format!("no report has sent {event:?}")),
-            None => Ok(()),
-        }
-    }
-
-    /// Each final invoice charges the usage of its period, but for what a person was told of.
-    fn check_invoices(&self, oracle: &Oracle) -> Outcome<()> {
-        for (account, known) in oracle.accounts.iter().enumerate() {
-            if known.is_blurred {
-                continue;
-            }
-            let own: Vec<&InvoiceSnapshot> = self
-                .invoices
-                .iter()
-                .filter(|invoice| invoice.customer == known.customer())
-                .filter(|invoice| invoice.finalized_at.is_some())
-                .collect();
-            for (meter, (_, event_name)) in METERS.iter().enumerate().take(known.meters) {
-                for (start, end) in periods(known, oracle, meter, self.now_ms - FINAL_AFTER) {
-                    let begins = if known.splits.contains(&start) {
-                        start / time::SECOND..=(start + CHANGE_TAKES) / time::SECOND
-                    } else {
-                        start / time::SECOND..=start / time::SECOND
-                    };
-                    let lines = own.iter().flat_map(|invoice| &invoice.lines);
-                    let charged: i64 = lines
-                        .filter(|line| line.event_name.as_deref() == Some(event_name))
-                        .filter(|line| begins.contains(&line.period_start))
-                        .map(|line| line.quantity)
-                        .sum();
-                    let (told, moved) = self.held((account, meter), start..end);
-                    let expected = oracle.sum(|unit| {
-                        (unit.account, unit.meter) == (account, meter)
-                            && (start..end).contains(&unit.at)
-                            && known.billing_at(unit.at) == Billing::Customer
-                    });
-                    if !expected.contains(charged + told - moved) {
-                        return Err(format!(
-                            "the invoice of {} for {event_name} from {} charges {charged}, {told} were told, {moved} are of another period; expected {expected:?}",
-                            known.name,
-                            time::text(start),
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Usage of a time that is on no invoice because a person was told of it, or that an admin moved to another period;
-    /// and what was moved to this one.
-    fn held(&self, (account, meter): (usize, usize), time: Range<i64>) -> (i64, i64) {
-        let (mut told, mut moved) = (0, 0);
-        let own = self.reports[account].iter();
-        for report in own.filter(|report| report.meter == METERS[meter].0) {
-            let is_own = time.contains(&report.window.start.timestamp_millis());
-            let billed = report.bill_at.map(|at| at.timestamp_millis());
-            let is_told = TOLD.contains(&report.state) || report.state == ReportState::WrittenOff;
-            match billed {
-                _ if is_told => told += if is_own { report.quantity } else { 0 },
-                Some(at) if time.contains(&at) && !is_own => moved += report.quantity,
-                Some(at) if !time.contains(&at) && is_own => told += report.quantity,
-                _ => {}
-            }
-        }
-        (told, moved)
-    }
-
     /// What needs a person is in doctor's findings, and nothing else is.
     fn check_told(&self) -> Outcome<()> {
         let bad: Vec<&String> = self.findings.iter().map(|(_, line)| line).collect();
@@ -316,18 +200,25 @@ impl Ends {
     }
 }
 
-/// The billing periods with usage of an account that ended before a time.
-fn periods(
-    known: &crate::oracle::Account,
-    oracle: &Oracle,
-    meter: usize,
-    ended_before: i64,
-) -> BTreeSet<(i64, i64)> {
-    let own = oracle.units.iter();
-    own.filter(|unit| unit.meter == meter && oracle.accounts[unit.account].name == known.name)
-        .map(|unit| known.period_at(meter, unit.at))
-        .filter(|(_, end)| *end < ended_before)
-        .collect()
+pub(crate) fn window(report: &UsageReport) -> Range<i64> {
+    report.window.start.timestamp_millis()..report.window.end.timestamp_millis()
+}
+
+/// A report in a line.
+pub(crate) fn show(report: &UsageReport) -> String {
+    let bill_at = report.bill_at.map(|at| at.to_rfc3339());
+    format!(
+        "{} {} {} from {} to {}, {:?}, closed {:?}, event of {:?}, billed at {bill_at:?}, {:?}",
+        report.account_id,
+        report.quantity,
+        report.meter,
+        report.window.start,
+        report.window.end,
+        report.state,
+        report.closed_at.map(|at| at.to_rfc3339()),
+        report.event_timestamp.map(|at| at.to_rfc3339()),
+        report.last_error,
+    )
 }
 
 /// The time and the sum of reports whose windows overlap: usage of one time is in one of them.

@@ -10,7 +10,8 @@ use std::{
 use crate::{
     faults::Fault,
     log,
-    run::{Report, Run, Size, faults_of},
+    plan::{Size, faults_of},
+    run::{Report, Run},
     seeds::{Case, list},
     vfs,
 };

@@ -13,12 +13,12 @@ use clap::Parser;
 use crate::{
     child,
     many::{Limit, Plan},
-    run::Size,
+    plan::Size,
     seeds::{self, Case, parse_list},
 };
 
 /// New seeds that are run at least.
-const LEAST_SEEDS: usize = 50;
+const LEAST_SEEDS: usize = 8;
 
 /// Simulates months of usage-billing with faults.
 #[derive(Debug, Parser)]
@@ -36,14 +36,14 @@ struct Cli {
     /// The first new seed. A random one if absent.
     #[arg(long)]
     first: Option<u64>,
-    /// Without `--seeds`: run new seeds for so many seconds, and at least 50 of them. 0 runs only the seeds that ever failed.
+    /// Without `--seeds`: run new seeds for so many seconds, and at least 8 of them. 0 runs only the seeds that ever failed.
     #[arg(long, env = "SIMULATE_SECS", default_value_t = 0)]
     secs: u64,
     /// Accounts of a run.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 2)]
     accounts: usize,
     /// Days of a run with faults; it goes on without them until all billing periods have ended.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 20)]
     days: i64,
     /// Seeds at once. As many as there are cores if absent.
     #[arg(long)]

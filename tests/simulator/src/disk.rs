@@ -310,12 +310,6 @@ impl Disk {
         state.armed.clear();
         Ok(())
     }
-
-    /// Forgets a file that something else than SQLite has written.
-    pub(crate) fn forget(&self, path: &str) {
-        let mut state = self.lock();
-        state.files.retain(|known, _| !known.starts_with(path));
-    }
 }
 
 impl State {

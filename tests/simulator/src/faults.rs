@@ -110,6 +110,14 @@ impl StripeKind {
 }
 
 impl Kind {
+    /// Whether calls may fail because of it: the disk or the server does not work.
+    pub(crate) fn stops_counting(&self) -> bool {
+        !matches!(
+            self,
+            Self::Stripe { .. } | Self::Lag { .. } | Self::Clock { .. } | Self::Webhooks { .. }
+        )
+    }
+
     /// Its name in summaries.
     pub(crate) fn name(&self) -> String {
         match self {

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// A look that finds the process busy is repeated after this.
-const PAUSE: Duration = Duration::from_micros(40);
+const PAUSE: Duration = Duration::from_micros(150);
 /// How long the process may be busy in real time until it counts as stuck.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,6 +43,7 @@ impl Threads {
             }
             before = now;
             if before.is_none() {
+                // Rarely, because a look costs as much as some statements.
                 thread::sleep(PAUSE);
             }
         }

@@ -4,16 +4,11 @@
 //! The map:
 //! - `command`: the command line; `seeds`: the seeds that ever failed; `many`: many seeds, each in a `child`, a process of
 //!   its own; `shrink`: finds the faults without which a seed does not fail.
-//! - `run`: one run of a seed; `faults`: its list of faults; `callers` and `admins`; `oracle`: what the rules say; `checks`: what must
-//!   hold.
+//! - `run`: one run of a seed; `plan`: what is drawn from the seed; `faults`: its list of faults; `strike`: begins them;
+//!   `callers` and `admins`; `oracle`: what the rules say; `checks`, `sent` and `invoices`: what must hold.
 //! - `world`: the fake Stripe, the replica and the time that all share; `replica`: the service in a thread of its own;
 //!   `idle`: whether something still goes on; `log`: the service's warnings.
 //! - `vfs`: the layer below SQLite, the only place with unsafe code; `disk`: what it asks.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a simulation ends at the first wrong value"
-)]
 
 mod admins;
 mod callers;
@@ -23,14 +18,18 @@ mod command;
 mod disk;
 mod faults;
 mod idle;
+mod invoices;
 mod log;
 mod many;
 mod oracle;
+mod plan;
 mod random;
 mod replica;
 mod run;
 mod seeds;
+mod sent;
 mod shrink;
+mod strike;
 mod time;
 mod vfs;
 mod world;

@@ -17,7 +17,7 @@ use tracing_subscriber::{
 };
 
 /// The lines that are kept.
-const MAX_LINES: usize = 60;
+const MAX_LINES: usize = 120;
 
 static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
 
@@ -30,6 +30,15 @@ struct Lines {
 }
 
 struct Keep;
+
+impl Lines {
+    fn add(&mut self, line: String) {
+        self.last.push_back(line);
+        if self.last.len() > MAX_LINES {
+            self.last.pop_front();
+        }
+    }
+}
 
 fn lines() -> MutexGuard<'static, Lines> {
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
@@ -53,6 +62,11 @@ pub(crate) fn number() -> u64 {
     lines().number
 }
 
+/// Keeps a line of the simulator.
+pub(crate) fn note(line: &str) {
+    lines().add(line.to_owned());
+}
+
 /// The last ones.
 pub(crate) fn last() -> Vec<String> {
     lines().last.iter().cloned().collect()
@@ -72,10 +86,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keep {
             eprintln!("{line}");
         }
         lines.number += 1;
-        lines.last.push_back(line);
-        if lines.last.len() > MAX_LINES {
-            lines.last.pop_front();
-        }
+        lines.add(line);
     }
 }
 

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     child::{Ended, run_apart},
-    run::Size,
+    plan::Size,
     seeds::Case,
     shrink::shrink,
 };
@@ -87,7 +87,7 @@ impl Plan {
         };
         let worked: io::Result<()> = thread::scope(|scope| {
             let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-            let ends = workers.into_iter().map(|worker| worker.join());
+            let ends = workers.into_iter().map(thread::ScopedJoinHandle::join);
             ends.map(|end| end.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))))
                 .collect()
         });

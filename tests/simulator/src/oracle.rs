@@ -1,6 +1,8 @@
 //! What is known of the usage by the rules alone: what callers sent and how it was answered, to whom it is billed, and
 //! which billing period it belongs to. It knows nothing of how the service works.
 
+use std::{fmt, ops::Range};
+
 use crate::time::{self, DAY};
 
 /// How a call was answered.
@@ -52,12 +54,23 @@ pub(crate) struct Account {
     /// The number of its plan, and the times at which the plan changed.
     pub(crate) plan: usize,
     pub(crate) splits: Vec<i64>,
-    /// The times at which something became different through the service.
-    pub(crate) boundaries: Vec<i64>,
     /// Whether its subscription was canceled.
     pub(crate) is_ended: bool,
     /// Whether it is not known what became of a change of its link or its subscription.
     pub(crate) is_blurred: bool,
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (anchor {}", self.name, time::text(self.anchor))?;
+        for (from, billing) in &self.links {
+            write!(f, ", {billing:?} from {}", time::text(*from))?;
+        }
+        for split in &self.splits {
+            write!(f, ", another plan from {}", time::text(*split))?;
+        }
+        f.write_str(")")
+    }
 }
 
 impl Account {
@@ -77,6 +90,15 @@ impl Account {
         let in_force = self.links.iter().rev().find(|(from, _)| *from <= at);
         // What is older than the first link is billed to no one.
         in_force.map_or(Billing::Free, |(_, billing)| *billing)
+    }
+
+    /// Whether a boundary is inside a window. Such a window was cut before the boundary was known, so the whole of it
+    /// counts as usage of one of both sides.
+    pub(crate) fn is_straddled(&self, meter: usize, window: &Range<i64>) -> bool {
+        let (start, end) = self.period_at(meter, window.start);
+        let inside = |at: i64| window.start < at && at < window.end;
+        let links = self.links.iter().map(|(from, _)| *from);
+        inside(start) || inside(end) || links.chain(self.splits.iter().copied()).any(inside)
     }
 
     /// The billing period of a meter that contains a time. A change of the plan ends one of the first meter.
@@ -128,6 +150,20 @@ impl Oracle {
             }
         }
         bounds
+    }
+
+    /// The same, where some of the units may also belong elsewhere.
+    pub(crate) fn sum_of_some(
+        &self,
+        matches: impl Fn(&Unit) -> bool,
+        may_match: impl Fn(&Unit) -> bool,
+    ) -> Bounds {
+        let certain = self.sum(|unit| matches(unit) && !may_match(unit));
+        let possible = self.sum(may_match);
+        Bounds {
+            least: certain.least,
+            most: certain.most + possible.most,
+        }
     }
 
     /// The next ends of billing periods after a time.

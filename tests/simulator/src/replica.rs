@@ -11,13 +11,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use usage_server::{Listeners, clock::Clock, config::Config, serve};
 
-/// How long the runtime of a replica may take to end, in real time.
-const ENDS_WITHIN: Duration = Duration::from_secs(20);
+use crate::world::text;
+
+/// How long threads of a replica may take to end, in real time. The one that commits may wait for ever for a task that is
+/// gone: it holds nothing and does nothing any more.
+const ENDS_WITHIN: Duration = Duration::from_millis(200);
 
 /// What the thread of a replica is told.
 enum Order {
-    /// Its timers move by so much.
-    Advance(Duration, oneshot::Sender<()>),
+    /// Its timers move by so much, and its clock by so many milliseconds, at one moment.
+    Advance(Duration, i64, oneshot::Sender<()>),
     /// It stands still until the sender is dropped.
     Freeze(sync_mpsc::Receiver<()>),
 }
@@ -41,7 +44,7 @@ pub(crate) struct Replica {
     thread: Option<JoinHandle<()>>,
     /// The end of a freeze.
     frozen: Option<sync_mpsc::Sender<()>>,
-    /// What its timers have missed while it was frozen.
+    /// What its timers have missed while it was frozen. Its clock does not miss any.
     missed: Duration,
     pub(crate) clock: Clock,
 }
@@ -84,14 +87,19 @@ impl Replica {
         }
     }
 
-    /// Moves its timers. A frozen one moves them when it goes on.
-    pub(crate) async fn advance(&mut self, by: Duration) {
+    /// Moves its timers and its clock. A frozen one moves its timers when it goes on.
+    pub(crate) async fn advance(&mut self, timers: Duration, clock_ms: i64) {
         if self.frozen.is_some() {
-            self.missed += by;
+            self.missed += timers;
+            self.clock.advance(clock_ms);
             return;
         }
         let (done, is_done) = oneshot::channel();
-        if self.orders.send(Order::Advance(by, done)).is_ok() {
+        if self
+            .orders
+            .send(Order::Advance(timers, clock_ms, done))
+            .is_ok()
+        {
             // It may have ended.
             let _ = is_done.await;
         }
@@ -107,7 +115,7 @@ impl Replica {
     pub(crate) async fn thaw(&mut self) {
         self.frozen = None;
         let missed = std::mem::take(&mut self.missed);
-        self.advance(missed).await;
+        self.advance(missed, 0).await;
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
@@ -180,8 +188,10 @@ impl Life {
             let obeying = async {
                 while let Some(order) = orders.recv().await {
                     match order {
-                        Order::Advance(by, done) => {
-                            tokio::time::advance(by).await;
+                        Order::Advance(timers, clock_ms, done) => {
+                            // No task runs in between.
+                            self.clock.advance(clock_ms);
+                            tokio::time::advance(timers).await;
                             let _ = done.send(());
                         }
                         Order::Freeze(until) => {
@@ -192,7 +202,7 @@ impl Life {
                 }
                 std::future::pending::<()>().await;
             };
-            let serving = tokio::spawn(bind_and_serve(self.config, self.clock, self.shutdown));
+            let serving = tokio::spawn(bind_and_serve(self.config, self.clock.clone(), self.shutdown));
             tokio::select! {
                 () = obeying => End::Killed,
                 () = self.kill.cancelled() => End::Killed,
@@ -211,7 +221,7 @@ async fn bind_and_serve(
     shutdown: CancellationToken,
 ) -> Result<(), String> {
     let listeners = Listeners::bind(&config.addresses).await;
-    let listeners = listeners.map_err(|error| error.to_string())?;
+    let listeners = listeners.map_err(text)?;
     let served = serve(listeners, config, clock, shutdown).await;
-    served.map_err(|error| error.to_string())
+    served.map_err(text)
 }

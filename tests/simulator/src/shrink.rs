@@ -5,7 +5,7 @@ use std::io;
 
 use crate::{
     child::{Ended, run_apart},
-    run::Size,
+    plan::Size,
     seeds::Case,
 };
 

@@ -31,9 +31,13 @@ pub(crate) type Outcome<T> = Result<T, String>;
 const FIRST_TICK: Duration = Duration::from_millis(1);
 const LONGEST_TICK: Duration = Duration::from_millis(800);
 /// The timers' moves after a jump of the clocks: what is due then is done meanwhile.
-const AFTER_JUMP: [u64; 3] = [20, 400, 1_600];
+const AFTER_JUMP: [u64; 2] = [10, 700];
+/// How far timers move when the clocks jump: so far that an answer from before says nothing about the time any more.
+const TIMERS_OF_JUMP: Duration = Duration::from_secs(6);
 /// How long after its end a supervisor starts the replica again.
 const STARTED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often the end of a replica looks whether its files are closed.
+const CLOSED_WITHIN_LOOKS: u32 = 250;
 /// How many moves of timers one call may take.
 const MAX_TICKS: usize = 4_000;
 
@@ -136,11 +140,6 @@ impl World {
         self.folder.path().join("usage.db")
     }
 
-    /// The URL of the fake Stripe and its key.
-    pub(crate) fn stripe_address(&self) -> (&str, &str) {
-        (self.fake_stripe.base_url(), self.fake_stripe.secret_key())
-    }
-
     pub(crate) fn config(&self) -> Outcome<Config> {
         let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         flags.extend([
@@ -178,31 +177,30 @@ impl World {
     /// Moves all timers, and the clocks by whole seconds.
     async fn tick(&mut self, by: Duration) -> Outcome<()> {
         self.behind += by;
+        let mut passed = 0;
         if self.behind >= Duration::from_secs(1) {
             let behind = std::mem::take(&mut self.behind);
-            let millis = i64::try_from(behind.as_millis()).unwrap_or(0);
-            self.move_clocks(self.now_ms + millis).await?;
+            passed = i64::try_from(behind.as_millis()).unwrap_or(0);
         }
-        DISK.advance(u64::try_from(by.as_millis()).unwrap_or(0));
+        self.advance(by, passed).await
+    }
+
+    /// Moves all timers and all clocks at one moment.
+    async fn advance(&mut self, timers: Duration, clock_ms: i64) -> Outcome<()> {
+        if clock_ms != 0 {
+            self.now_ms += clock_ms;
+            self.show_time();
+            self.stripe.set_clock(self.now_ms).await.map_err(text)?;
+        }
+        DISK.advance(u64::try_from(timers.as_millis()).unwrap_or(0));
         if let Some(replica) = &mut self.replica {
-            self.frozen_for = self.frozen_for.saturating_sub(by);
+            self.frozen_for = self.frozen_for.saturating_sub(timers);
             if replica.is_frozen() && self.frozen_for.is_zero() {
                 replica.thaw().await;
             }
-            replica.advance(by).await;
+            replica.advance(timers, clock_ms).await;
         }
-        tokio::time::advance(by).await;
-        Ok(())
-    }
-
-    async fn move_clocks(&mut self, to_ms: i64) -> Outcome<()> {
-        let passed = to_ms - self.now_ms;
-        self.now_ms = to_ms;
-        self.show_time();
-        self.stripe.set_clock(to_ms).await.map_err(text)?;
-        if let Some(replica) = &self.replica {
-            replica.clock.advance(passed);
-        }
+        tokio::time::advance(timers).await;
         Ok(())
     }
 
@@ -238,7 +236,7 @@ impl World {
     pub(crate) async fn jump(&mut self, to_ms: i64) -> Outcome<()> {
         if to_ms > self.now_ms {
             self.idle().await?;
-            self.move_clocks(to_ms).await?;
+            self.advance(TIMERS_OF_JUMP, to_ms - self.now_ms).await?;
         }
         for millis in AFTER_JUMP {
             self.pass(Duration::from_millis(millis)).await?;
@@ -266,7 +264,7 @@ impl World {
             if let Some(replica) = self.replica.take() {
                 replica.join().await;
             }
-            self.check_closed()?;
+            self.check_closed().await?;
             self.tick(STARTED_AGAIN_AFTER).await?;
         }
         if self.replica.is_none() && self.is_wanted {
@@ -290,18 +288,22 @@ impl World {
             replica.kill();
             replica.join().await;
         }
-        // Threads of the driver close the last files.
-        self.idle().await?;
-        self.check_closed()?;
+        self.check_closed().await?;
         let unsynced = unsynced.unwrap_or(self.unsynced);
         DISK.restore_power(unsynced, &mut self.random).map_err(text)
     }
 
-    fn check_closed(&self) -> Outcome<()> {
-        match DISK.open_files() {
-            0 => Ok(()),
-            open => Err(format!("{open} files are open after the end of a replica")),
+    /// Threads of the driver close the last files soon after the replica.
+    async fn check_closed(&self) -> Outcome<()> {
+        for _ in 0..CLOSED_WITHIN_LOOKS {
+            if DISK.open_files() == 0 {
+                return Ok(());
+            }
+            let waiting = || std::thread::sleep(Duration::from_millis(20));
+            tokio::task::spawn_blocking(waiting).await.map_err(text)?;
         }
+        let open = DISK.open_files();
+        Err(format!("{open} files are open after the end of a replica"))
     }
 
     /// Stops the replica as on SIGTERM. It starts again if one is wanted.
@@ -365,17 +367,6 @@ impl World {
     pub(crate) fn has_skew(&self) -> bool {
         self.skew_ms != 0
     }
-
-    /// Whether a replica runs.
-    pub(crate) fn is_up(&self) -> bool {
-        self.replica.is_some()
-    }
-
-    /// Ends everything.
-    pub(crate) async fn end(mut self) -> Outcome<()> {
-        self.is_wanted = false;
-        self.stop().await
-    }
 }
 
 /// A client with the usual retries, but not for ever.
@@ -389,7 +380,8 @@ fn client_at(port: u16) -> Outcome<UsageClient> {
 
 fn free_port() -> Outcome<u16> {
     let bound = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(text)?;
-    bound.local_addr().map(|own| own.port()).map_err(text)
+    let own = bound.local_addr().map_err(text)?;
+    Ok(own.port())
 }
 
 /// A folder in memory where there is one.

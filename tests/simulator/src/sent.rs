@@ -1,0 +1,89 @@
+//! What must be at Stripe: each report as exactly one meter event, or not at all and in a state that says why.
+
+use std::collections::BTreeSet;
+
+use fake_stripe::StoredEvent;
+use usage_client::{ReportState, UsageReport};
+
+use crate::{
+    checks::{AT_STRIPE, Ends, TOLD, show, window},
+    oracle::{Account, Billing, Oracle},
+    time::{HOUR, SECOND},
+    world::{METERS, Outcome},
+};
+
+/// A window without any more usage is closed so long after its start.
+const CLOSED_AFTER: i64 = 2 * HOUR;
+
+/// Checks all reports and all meter events.
+pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
+    let mut sent = BTreeSet::new();
+    for (account, reports) in ends.reports.iter().enumerate() {
+        let known = &oracle.accounts[account];
+        for report in reports {
+            let event = ends.events.get(&report.identifier);
+            if let Err(why) = check_report(report, event, known, ends.now_ms) {
+                let event = event.map_or("none", |event| event.customer.as_str());
+                return Err(format!(
+                    "{why}: {}, its event {event}, of {known}",
+                    show(report)
+                ));
+            }
+            if event.is_some() {
+                sent.insert(report.identifier.as_str());
+            }
+            // What was sent before an admin decided.
+            if !report.decisions.is_empty() {
+                let first = format!("usage_{}", report.id.replace('-', ""));
+                let own = ends.events.keys().filter(|event| event.starts_with(&first));
+                sent.extend(own.map(String::as_str));
+            }
+        }
+    }
+    let mut all = ends.events.iter();
+    match all.find(|(identifier, _)| !sent.contains(identifier.as_str())) {
+        Some((_, event)) => Err(format!("no report has sent {event:?}")),
+        None => Ok(()),
+    }
+}
+
+fn check_report(
+    report: &UsageReport,
+    event: Option<&StoredEvent>,
+    known: &Account,
+    now_ms: i64,
+) -> Outcome<()> {
+    let start = report.window.start.timestamp_millis();
+    let billing = known.billing_at(start);
+    let meter = usize::from(report.meter != METERS[0].0);
+    let is_unsure = known.is_blurred || known.is_straddled(meter, &window(report));
+    match report.state {
+        state if AT_STRIPE.contains(&state) => {
+            check_event(report, event.ok_or("not at Stripe")?, known)?;
+            if billing == Billing::Customer || is_unsure {
+                Ok(())
+            } else {
+                Err("free usage is at Stripe".to_owned())
+            }
+        }
+        ReportState::NotBillable if billing == Billing::Free || is_unsure => Ok(()),
+        ReportState::NoCustomer if billing == Billing::NoCustomer || is_unsure => Ok(()),
+        ReportState::WrittenOff if !report.decisions.is_empty() => Ok(()),
+        ReportState::Open if now_ms < start + CLOSED_AFTER => Ok(()),
+        state if TOLD.contains(&state) => Ok(()),
+        _ => Err("a report is in the wrong state".to_owned()),
+    }
+}
+
+/// The event has the report's quantity, customer and time.
+fn check_event(report: &UsageReport, event: &StoredEvent, known: &Account) -> Outcome<()> {
+    let (start, end) = (report.window.start, report.window.end.timestamp());
+    let time = start.timestamp_millis().div_euclid(SECOND)..end;
+    // One that was moved to another period has the time of the decision.
+    let is_in_time = time.contains(&event.timestamp) || report.bill_at.is_some();
+    if event.value == report.quantity && event.customer == known.customer() && is_in_time {
+        Ok(())
+    } else {
+        Err("something else is at Stripe".to_owned())
+    }
+}
