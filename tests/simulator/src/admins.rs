@@ -88,12 +88,11 @@ async fn link(
 ) -> Outcome<()> {
     let known = &oracle.accounts[account];
     let was_free = known.billing_at(world.now_ms) == Billing::Free && !known.links.is_empty();
-    let (put, billing) = match action {
-        Action::Free => (PutAccount::free(&known.name), Billing::Free),
-        _ => {
-            let put = PutAccount::stripe(&known.name, known.customer());
-            (put, Billing::Customer)
-        }
+    let (put, billing) = if action == Action::Free {
+        (PutAccount::free(&known.name), Billing::Free)
+    } else {
+        let put = PutAccount::stripe(&known.name, known.customer());
+        (put, Billing::Customer)
     };
     let client = world.client.clone();
     let before = world.now_ms;

@@ -71,7 +71,7 @@ fn read(printed: &str) -> Ended {
         let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
         match what {
             "digest" => {
-                ended.digest = rest.to_owned();
+                rest.clone_into(&mut ended.digest);
                 let days = rest.split_whitespace().next();
                 let days = days.and_then(|word| word.strip_prefix("days="));
                 ended.days = days.and_then(|days| days.parse().ok()).unwrap_or(0);

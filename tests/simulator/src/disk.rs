@@ -176,12 +176,11 @@ impl Disk {
         };
         state.met.push(hit.fault);
         match hit.how {
-            DiskFault::Error => Verdict::Fail(failure),
             DiskFault::Full => Verdict::Fail(SQLITE_FULL),
             DiskFault::Short if operation == Operation::Write => {
                 Verdict::Short(bytes / 2, SQLITE_FULL)
             }
-            DiskFault::Short => Verdict::Fail(failure),
+            DiskFault::Error | DiskFault::Short => Verdict::Fail(failure),
             DiskFault::AfterEffect => Verdict::DoThenFail(failure),
             DiskFault::PowerCut => {
                 state.is_off = true;

@@ -5,7 +5,7 @@
 //! asleep.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     os::unix::fs::FileExt as _,
     thread,
@@ -15,7 +15,7 @@ use std::{
 /// A look that finds the process busy is repeated after this.
 const PAUSE: Duration = Duration::from_micros(150);
 /// How long the process may be busy in real time until it counts as stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The threads of this process.
 #[derive(Debug, Default)]
@@ -62,14 +62,13 @@ impl Threads {
         self.known.retain(|id, _| ids.contains(id));
         let mut runs = Vec::with_capacity(ids.len());
         for id in ids {
-            if !self.known.contains_key(&id) {
-                // Else it has just ended.
-                if let Some(thread) = Thread::open(id) {
-                    self.known.insert(id, thread);
-                }
-            }
-            let Some(thread) = self.known.get(&id) else {
-                continue;
+            let thread = match self.known.entry(id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => match Thread::open(id) {
+                    Some(thread) => place.insert(thread),
+                    // It has just ended.
+                    None => continue,
+                },
             };
             match thread.runs() {
                 Some(Ok(number)) => runs.push((id, number)),

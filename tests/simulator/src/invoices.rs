@@ -128,9 +128,8 @@ fn held(ends: &Ends, reports: &[&UsageReport], time: &Range<i64>) -> Held {
         let is_at_stripe = ends.events.contains_key(&report.identifier);
         match (is_told, billed) {
             (true, _) if is_own && is_at_stripe => held.unsure += report.quantity,
-            (true, _) if is_own => held.elsewhere += report.quantity,
             (false, Some(true)) if !is_own => held.moved_here += report.quantity,
-            (false, Some(false)) if is_own => held.elsewhere += report.quantity,
+            (true, _) | (false, Some(false)) if is_own => held.elsewhere += report.quantity,
             _ => {}
         }
     }

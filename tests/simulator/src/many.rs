@@ -87,9 +87,10 @@ impl Plan {
         };
         let worked: io::Result<()> = thread::scope(|scope| {
             let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-            let ends = workers.into_iter().map(thread::ScopedJoinHandle::join);
-            ends.map(|end| end.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))))
-                .collect()
+            let mut ends = workers.into_iter().map(thread::ScopedJoinHandle::join);
+            ends.try_for_each(|end| {
+                end.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
+            })
         });
         bar.finish_and_clear();
         worked?;

@@ -63,21 +63,18 @@ pub(crate) fn times(seed: u64, size: &Size) -> Vec<i64> {
         let ends = anchors
             .iter()
             .map(|(anchor, _)| time::period_around(*anchor, now).1);
-        match ends.min().filter(|end| *end <= next) {
-            Some(end) => {
-                if now < end - 5 * MINUTE {
-                    times.push(end - 1 - random.below(5 * MINUTE));
-                }
-                times.push(end + random.below(30 * SECOND));
-                for minutes in AFTER_END {
-                    times.push(end + minutes * MINUTE + random.below(30 * SECOND));
-                }
-                now = end + 72 * MINUTE;
+        if let Some(end) = ends.min().filter(|end| *end <= next) {
+            if now < end - 5 * MINUTE {
+                times.push(end - 1 - random.below(5 * MINUTE));
             }
-            None => {
-                times.push(next);
-                now = next;
+            times.push(end + random.below(30 * SECOND));
+            for minutes in AFTER_END {
+                times.push(end + minutes * MINUTE + random.below(30 * SECOND));
             }
+            now = end + 72 * MINUTE;
+        } else {
+            times.push(next);
+            now = next;
         }
     }
     times.sort_unstable();
