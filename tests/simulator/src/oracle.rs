@@ -101,6 +101,15 @@ impl Account {
         inside(start) || inside(end) || links.chain(self.splits.iter().copied()).any(inside)
     }
 
+    /// Until when usage of a time can be charged in time: the end of its period, or of its link if that is earlier. A cancel
+    /// ends both, and its invoice is final at once.
+    pub(crate) fn charged_until(&self, meter: usize, at: i64) -> i64 {
+        let links = self.links.iter().map(|(from, _)| *from);
+        let next = links.filter(|from| *from > at).min();
+        let (_, end) = self.period_at(meter, at);
+        next.map_or(end, |next| end.min(next))
+    }
+
     /// The billing period of a meter that contains a time. A change of the plan ends one of the first meter.
     pub(crate) fn period_at(&self, meter: usize, at: i64) -> (i64, i64) {
         let (mut start, mut end) = time::period_around(self.anchor, at);
