@@ -11,6 +11,7 @@ mod drops;
 mod meter_check;
 mod refused;
 mod spool;
+mod spool_file;
 mod stats;
 #[cfg(feature = "metrics")]
 mod telemetry;

@@ -1,15 +1,16 @@
 //! Batches on disk until the server has answered: one file each, named by its idempotency key.
 //!
-//! A file is written under a temporary name, synced and then renamed, so `NAME.batch` is always complete. It contains
-//! the proto's `IncrementBatchRequest` and a checksum. A damaged file is renamed to `NAME.damaged`. Usage that the server
+//! A file is written under a temporary name, synced and then renamed, so `NAME.batch` is always complete. What it
+//! contains is in `spool_file`. A damaged file is renamed to `NAME.damaged`. Usage that the server
 //! rejected permanently is stored as `NAME.refused` with a new key; renamed to `NAME.batch`, it is sent again. Files
 //! that nothing sends again have a limit of their own, so that they leave the space for batches alone: the oldest are
 //! kept, and what no longer fits is an error.
 
-use super::{aggregator::Sum, totals};
-use crate::proto::{IncrementBatchRequest, IncrementRequest};
-use prost::Message as _;
-use prost_types::Timestamp;
+use super::{
+    aggregator::Sum,
+    spool_file::{Batch, decode, encode},
+    totals,
+};
 use std::{
     ffi::OsStr,
     fs::{self, File},
@@ -19,8 +20,6 @@ use std::{
 };
 use uuid::Uuid;
 
-/// The start of each file, which identifies the format.
-const MAGIC: &[u8; 8] = b"usagebt1";
 const BATCH: &str = "batch";
 const DAMAGED: &str = "damaged";
 const REFUSED: &str = "refused";
@@ -46,14 +45,6 @@ pub(super) struct LeftBatch {
     pub(super) name: Uuid,
     pub(super) calls: u64,
     pub(super) units: u64,
-}
-
-/// The contents of a file.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Batch {
-    /// The idempotency key to send it with.
-    pub(super) key: Uuid,
-    pub(super) sums: Vec<Sum>,
 }
 
 impl Spool {
@@ -250,79 +241,9 @@ fn disk_size(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX).max(BLOCK)
 }
 
-fn encode(key: Uuid, sums: &[Sum]) -> Vec<u8> {
-    let increments = sums.iter().map(|sum| IncrementRequest {
-        account_id: sum.account.to_string(),
-        meter: sum.meter.to_string(),
-        quantity: Some(sum.quantity),
-        timestamp: Some(Timestamp {
-            seconds: sum.second,
-            nanos: 0,
-        }),
-        ..Default::default()
-    });
-    let message = IncrementBatchRequest {
-        increments: increments.collect(),
-        idempotency_key: key.to_string(),
-        dry_run: false,
-    };
-    let mut rest = u32::try_from(sums.len())
-        .unwrap_or(u32::MAX)
-        .to_le_bytes()
-        .to_vec();
-    rest.extend(sums.iter().flat_map(|sum| sum.records.to_le_bytes()));
-    rest.extend(message.encode_to_vec());
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(crc32fast::hash(&rest).to_le_bytes());
-    bytes.extend(rest);
-    bytes
-}
-
-fn decode(bytes: &[u8]) -> Option<Batch> {
-    let bytes = bytes.strip_prefix(MAGIC)?;
-    let (checksum, rest) = bytes.split_first_chunk::<4>()?;
-    if crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
-        return None;
-    }
-    let (count, rest) = rest.split_first_chunk::<4>()?;
-    let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
-    let (records, message) = rest.split_at_checked(count.checked_mul(8)?)?;
-    let (records, _) = records.as_chunks::<8>();
-    let message = IncrementBatchRequest::decode(message).ok()?;
-    let key = Uuid::parse_str(&message.idempotency_key).ok()?;
-    // Otherwise usage without its number of records would be dropped.
-    if message.increments.len() != records.len() {
-        return None;
-    }
-    let increments = message.increments.into_iter().zip(records);
-    let sums = increments.map(|(increment, records)| {
-        Some(Sum {
-            account: increment.account_id.into(),
-            meter: increment.meter.into(),
-            second: increment.timestamp?.seconds,
-            quantity: increment.quantity?,
-            records: u64::from_le_bytes(*records),
-        })
-    });
-    let sums = sums.collect::<Option<_>>()?;
-    Some(Batch { key, sums })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn sums() -> Vec<Sum> {
-        let sum = |account: &str, second| Sum {
-            account: account.into(),
-            meter: "tokens".into(),
-            second,
-            quantity: 7,
-            records: 3,
-        };
-        vec![sum("a", 1_700_000_000), sum("b", 1_700_000_001)]
-    }
+    use super::{super::spool_file::tests::sums, *};
 
     fn open(folder: &Path) -> (Spool, Vec<LeftBatch>) {
         Spool::open(folder, 1 << 20).unwrap()
@@ -449,64 +370,5 @@ mod tests {
         spool.write(name, &sums()).unwrap_err();
         assert!(!spool.path(name, UNFINISHED).exists());
         assert_eq!(spool.used.load(Ordering::Relaxed), 0);
-    }
-
-    /// A file with these contents and their checksum.
-    fn with_checksum(contents: &[u8]) -> Vec<u8> {
-        let checksum = crc32fast::hash(contents).to_le_bytes();
-        [&MAGIC[..], &checksum, contents].concat()
-    }
-
-    #[test]
-    fn a_file_whose_parts_do_not_match_is_damaged() {
-        let key = Uuid::now_v7();
-        let whole = encode(key, &sums());
-        let start = MAGIC.len() + 4;
-        for (count, length) in [(0_u32, 0), (1, 8), (3, 24)] {
-            let message = &whole[start + 4 + 16..];
-            let records = vec![1; length];
-            let contents = [&count.to_le_bytes()[..], &records, message].concat();
-            assert_eq!(decode(&with_checksum(&contents)), None, "{count}");
-        }
-        assert_eq!(
-            decode(&with_checksum(&whole[start..])).unwrap().sums,
-            sums()
-        );
-    }
-
-    proptest! {
-        /// A byte that is changed, removed, added or doubled, and a file that is cut or written twice.
-        #[test]
-        fn a_changed_file_is_damaged_and_never_other_usage(
-            place in any::<prop::sample::Index>(),
-            byte in any::<u8>(),
-            kind in 0..6,
-        ) {
-            let whole = encode(Uuid::now_v7(), &sums());
-            let place = place.index(whole.len());
-            let mut changed = whole.clone();
-            match kind {
-                0 => changed[place] = byte,
-                1 => drop(changed.remove(place)),
-                2 => changed.insert(place, byte),
-                3 => changed.truncate(place),
-                4 => changed.extend_from_slice(&whole),
-                _ => changed.extend_from_within(place..),
-            }
-            prop_assert!(changed == whole || decode(&changed).is_none());
-        }
-
-        #[test]
-        fn any_contents_are_read_without_a_panic(
-            contents in proptest::collection::vec(any::<u8>(), 0..300),
-            count in 0..4_u32,
-        ) {
-            prop_assert_eq!(decode(&contents), None);
-            let _ = decode(&with_checksum(&contents));
-            let counted = [&count.to_le_bytes()[..], &contents].concat();
-            if let Some(batch) = decode(&with_checksum(&counted)) {
-                let _ = totals(&batch.sums);
-            }
-        }
     }
 }

@@ -226,7 +226,7 @@ fn delay(shared: &Arc<Shared>, batch: QueuedBatch, pause: Duration) {
 }
 
 /// Reads a batch, with retries; `None` if it is damaged.
-async fn read(shared: &Arc<Shared>, name: Uuid) -> Option<super::spool::Batch> {
+async fn read(shared: &Arc<Shared>, name: Uuid) -> Option<super::spool_file::Batch> {
     let mut pause = MIN_BACKOFF;
     loop {
         match with_spool(shared, move |spool| spool.read(name)).await {
