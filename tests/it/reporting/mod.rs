@@ -25,5 +25,6 @@ mod shadow;
 mod shadow_restore;
 mod stripe_accounts;
 mod stripe_faults;
+mod switch_over;
 mod verification;
 mod windows;

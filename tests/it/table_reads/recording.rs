@@ -211,7 +211,7 @@ const TESTS: &[(&str, &str)] = &[
         "a_link_in_shadow_mode_bills_nothing_that_waited_for_it",
     ),
     (
-        "reporting::shadow",
+        "reporting::switch_over",
         "a_moment_is_a_full_hour_ahead_and_final_once_it_has_come",
     ),
     (
@@ -219,7 +219,7 @@ const TESTS: &[(&str, &str)] = &[
         "days_are_compared_with_what_the_other_integration_sent",
     ),
     (
-        "reporting::shadow",
+        "reporting::switch_over",
         "each_unit_is_billed_once_around_the_switch_over",
     ),
     (
