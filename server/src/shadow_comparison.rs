@@ -66,8 +66,18 @@ pub(crate) struct ShadowPage {
     pub(crate) days: Vec<ShadowDay>,
     /// Where the next page begins, if there is one.
     pub(crate) next: Option<Place>,
-    /// Why the customers that no account is linked to could not be listed.
+    /// Why customers that no account is linked to could not be listed.
     pub(crate) unlinked_error: Option<String>,
+}
+
+/// Some of the customers that no account is linked to.
+#[derive(Debug, Default)]
+struct Unlinked {
+    customers: Vec<String>,
+    /// The subscription after which the next page begins.
+    next: Option<String>,
+    /// What could not be read, so that customers may be left out.
+    unread: Vec<String>,
 }
 
 /// What was counted of a meter on a day, and of which accounts.
@@ -101,8 +111,8 @@ impl ShadowComparison {
         }
     }
 
-    /// The days of a page of customers: of at most `limit` of links, and, after the last of them, of at most `limit` that no
-    /// account is linked to. It waits for its turn: the usage of each customer is read, and Stripe asked.
+    /// The days of a page of at most `limit` customers: of those of links, and then of those that no account is linked to. It
+    /// waits for its turn: the usage of each customer is read, and Stripe asked.
     pub(crate) async fn page(
         &self,
         query: &ShadowQuery,
@@ -122,13 +132,15 @@ impl ShadowComparison {
             page.days = self.days_of(stripe, customers, query, now).await?;
             return Ok(page);
         }
+        let mut left = limit;
         let after = match place {
             Place::Unlinked(after) => Some(after),
             Place::Linked(after) => {
                 let billed = self.store.billed_customers(&after, limit).await?;
                 let customers: Vec<String> = billed.into_iter().map(|one| one.customer).collect();
                 page.days = self.days_of(stripe, &customers, query, now).await?;
-                let is_full = u64::try_from(customers.len()).is_ok_and(|len| len >= limit);
+                left = limit.saturating_sub(u64::try_from(customers.len()).unwrap_or(limit));
+                let is_full = left == 0;
                 page.next = customers
                     .last()
                     .filter(|_| is_full)
@@ -137,11 +149,17 @@ impl ShadowComparison {
             }
         };
         if let Some(after) = after {
-            match self.unlinked(stripe, &after, limit).await? {
-                Ok((customers, next)) => {
-                    let days = self.days_of(stripe, &customers, query, now).await?;
+            match self.unlinked(stripe, &after, left).await? {
+                Ok(found) => {
+                    let days = self.days_of(stripe, &found.customers, query, now).await?;
                     page.days.extend(days);
-                    page.next = next.map(Place::Unlinked);
+                    page.next = found.next.map(Place::Unlinked);
+                    page.unlinked_error = (!found.unread.is_empty()).then(|| {
+                        format!(
+                            "Stripe's answer cannot be read: {}",
+                            found.unread.join(", ")
+                        )
+                    });
                 }
                 Err(failure) => page.unlinked_error = Some(failure.message().to_owned()),
             }
@@ -149,14 +167,14 @@ impl ShadowComparison {
         Ok(page)
     }
 
-    /// Customers that no account was ever linked to, with a subscription that charges one of the meters, and the subscription
-    /// after which the next page begins. A customer is on the page of the newest such subscription.
+    /// Customers that no account was ever linked to, with a subscription that charges one of the meters. A customer is on the
+    /// page of the newest such subscription.
     async fn unlinked(
         &self,
         stripe: &Stripe,
         after: &str,
         limit: u64,
-    ) -> Result<std::result::Result<(Vec<String>, Option<String>), Failure>> {
+    ) -> Result<std::result::Result<Unlinked, Failure>> {
         let mut meters = BTreeSet::new();
         for meter in self.meters.all() {
             match stripe.meter_id(&meter.event_name).await {
@@ -175,28 +193,39 @@ impl ShadowComparison {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         stripe.read_turn().await;
         let after = Some(after).filter(|after| !after.is_empty());
-        let (subscriptions, next) = match stripe.live_subscriptions_after(after, limit).await {
-            Ok(page) => page,
-            Err(failure) => return Ok(Err(failure)),
+        let (subscriptions, unread, next) =
+            match stripe.live_subscriptions_after(after, limit).await {
+                Ok(page) => page,
+                Err(failure) => return Ok(Err(failure)),
+            };
+        let mut found = Unlinked {
+            next,
+            unread: unread.iter().map(ToString::to_string).collect(),
+            ..Unlinked::default()
         };
-        let mut customers = Vec::new();
-        for subscription in subscriptions.iter().filter(|one| charges(one)) {
-            let customer = &subscription.customer;
-            if !self.store.accounts_of(customer).await?.is_empty() {
+        for subscription in subscriptions {
+            if !subscription.is_complete && !charges(&subscription) {
+                let id = &subscription.id;
+                found
+                    .unread
+                    .push(format!("more items of {id} than one page has"));
+            }
+            let customer = subscription.customer.clone();
+            if !charges(&subscription) || !self.store.accounts_of(&customer).await?.is_empty() {
                 continue;
             }
             stripe.read_turn().await;
-            match stripe.live_subscriptions_of(customer).await {
-                Ok(own) => {
-                    let newest = own.items.iter().find(|one| charges(one));
-                    if newest.is_some_and(|newest| newest.id == subscription.id) {
-                        customers.push(customer.clone());
-                    }
-                }
+            let own = match stripe.live_subscriptions_of(&customer).await {
+                Ok(own) => own,
                 Err(failure) => return Ok(Err(failure)),
+            };
+            // A newer one that cannot be read is in the list of all too, and told there.
+            let newest = own.items.iter().find(|one| charges(one));
+            if newest.is_none_or(|newest| newest.id == subscription.id) {
+                found.customers.push(customer);
             }
         }
-        Ok(Ok((customers, next)))
+        Ok(Ok(found))
     }
 
     /// The days of some customers.

@@ -10,7 +10,7 @@ use super::{
     Failure, PAGE_SIZE, SUBSCRIPTION, Stripe,
     catalog::{BoundedList, CatalogPrice, read_pages, read_price},
     failure, is_not_found,
-    object_list::ListPage,
+    object_list::{ListPage, Unreadable},
     timed,
 };
 use crate::domain::subscription_status::{BillingMode, SubscriptionStatus};
@@ -59,11 +59,7 @@ impl Stripe {
             }
             async move { client.list(&query, SUBSCRIPTION).await }
         };
-        let read = |subscription: Subscription| {
-            let status = SubscriptionStatus::parse(subscription.status.as_str());
-            status.is_live().then(|| read_subscription(subscription))
-        };
-        let all = read_pages(MAX_SUBSCRIPTIONS, page, read).await?;
+        let all = read_pages(MAX_SUBSCRIPTIONS, page, read_live).await?;
         Ok(BoundedList {
             items: all.items.into_iter().flatten().collect(),
             is_complete: all.is_complete,
@@ -71,23 +67,21 @@ impl Stripe {
         })
     }
 
-    /// A page of the subscriptions that have not ended, the newest first, after the one with an id. Also returns the id after
-    /// which the next page begins.
+    /// A page of the subscriptions that have not ended, the newest first, after the one with an id. Also returns those that
+    /// cannot be read, and the id after which the next page begins.
     pub(crate) async fn live_subscriptions_after(
         &self,
         after: Option<&str>,
         limit: i64,
-    ) -> Result<(Vec<LiveSubscription>, Option<String>), Failure> {
+    ) -> Result<(Vec<LiveSubscription>, Vec<Unreadable>, Option<String>), Failure> {
         let mut query = ListSubscription::new().limit(limit.min(PAGE_SIZE));
         if let Some(after) = after {
             query = query.starting_after(after);
         }
         let page = self.client()?.list(&query, SUBSCRIPTION).await;
         let page: ListPage<Subscription> = page.map_err(|error| failure(&error))?;
-        let live = page.items.into_iter().filter(|subscription| {
-            SubscriptionStatus::parse(subscription.status.as_str()).is_live()
-        });
-        Ok((live.map(read_subscription).collect(), page.next))
+        let live = page.items.into_iter().filter_map(read_live);
+        Ok((live.collect(), page.unreadable, page.next))
     }
 
     /// The subscriptions of a customer that have not ended, the newest: also of one that the list of all leaves out.
@@ -99,7 +93,7 @@ impl Stripe {
         let page = self.client()?.list(&query, SUBSCRIPTION).await;
         let page = page.map_err(|error| failure(&error))?;
         Ok(BoundedList {
-            items: page.items.into_iter().map(read_subscription).collect(),
+            items: page.items.into_iter().filter_map(read_live).collect(),
             is_complete: page.next.is_none(),
             unreadable: page.unreadable,
         })
@@ -119,8 +113,10 @@ impl Stripe {
     }
 }
 
-fn read_subscription(subscription: Subscription) -> LiveSubscription {
-    LiveSubscription {
+/// None of one that has ended, or that has not begun because its first invoice is not paid.
+fn read_live(subscription: Subscription) -> Option<LiveSubscription> {
+    let status = SubscriptionStatus::parse(subscription.status.as_str());
+    status.is_live().then(|| LiveSubscription {
         id: subscription.id.to_string(),
         customer: subscription.customer.into_id().to_string(),
         billing_mode: BillingMode::parse(subscription.billing_mode.type_.as_str()),
@@ -131,5 +127,5 @@ fn read_subscription(subscription: Subscription) -> LiveSubscription {
             .into_iter()
             .map(|item: SubscriptionItem| read_price(item.price))
             .collect(),
-    }
+    })
 }

@@ -1,7 +1,7 @@
 //! Shadow mode: another integration bills, everything is counted and compared, and nothing is changed at Stripe.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use fake_stripe::Fault;
+use fake_stripe::{Fault, NewSubscription};
 use usage_client::{
     CancelSubscription, ChangePlan, CompareShadow, Correct, Error, ErrorKind, PutAccount,
     ReportState, ShadowDay, ShadowFinding,
@@ -220,6 +220,31 @@ async fn customers_without_a_link_are_compared_after_the_others(mut world: World
         ("cus_c".to_owned(), theirs, true),
     ];
     assert_eq!(found, expected);
+    // What has not begun hides no other, and what cannot be read is told.
+    let unpaid = NewSubscription {
+        id: "sub_unpaid".to_owned(),
+        customer: "cus_b".to_owned(),
+        prices: vec![BASIC.to_owned()],
+        ..NewSubscription::default()
+    };
+    world.stripe().create_subscription(&unpaid).await.unwrap();
+    for (id, status, is_read) in [
+        ("sub_unpaid", "\"incomplete\"", true),
+        ("sub_d", "7", false),
+    ] {
+        world.stripe().clear_faults().await.unwrap();
+        let altered = Fault::alter(id, "status", Some(status)).on_method("GET");
+        world.stripe().script(altered.always()).await.unwrap();
+        let page = world.client().compare_shadow(CompareShadow::new()).await;
+        let page = page.unwrap();
+        let mut customers: Vec<_> = page.days.iter().map(|day| &*day.stripe_customer).collect();
+        customers.sort_unstable();
+        assert_eq!(customers, ["cus_acct", "cus_b", "cus_c"], "{id}");
+        let unread = page.unlinked_error;
+        let is_told = unread.as_ref().is_some_and(|why| why.contains(id));
+        assert_eq!(is_told, !is_read, "{unread:?}");
+    }
+    world.stripe().clear_faults().await.unwrap();
     let no_lists = Fault::status(403).on_path("/v1/subscriptions").always();
     world.stripe().script(no_lists).await.unwrap();
     let page = world.client().compare_shadow(CompareShadow::new()).await;
