@@ -33,7 +33,11 @@ struct Rest {
 
 /// No other run is observed until it is dropped.
 #[derive(Debug)]
-pub(super) struct ObservationTurn<'a>(MutexGuard<'a, Rest>);
+pub(super) struct ObservationTurn<'a> {
+    rest: MutexGuard<'a, Rest>,
+    /// Whether a new watcher did not wait for the whole rest.
+    is_early: bool,
+}
 
 impl ObservationTurns {
     /// Waits for a turn. `is_wanted` is whether a new watcher waits for it, and `wanted` ends when one comes.
@@ -52,7 +56,10 @@ impl ObservationTurns {
                 rest.until
             };
             let Some(until) = until.filter(|until| *until > Instant::now()) else {
-                return ObservationTurn(rest);
+                return ObservationTurn {
+                    is_early: rest.until.is_some_and(|until| until > Instant::now()),
+                    rest,
+                };
             };
             // Others may have a new watcher meanwhile.
             drop(rest);
@@ -75,8 +82,10 @@ impl ObservationTurn<'_> {
         let rest = took.saturating_mul(REST).clamp(MIN_REST, MAX_REST);
         let short = took.saturating_mul(SHORT_REST);
         let short = short.clamp(MIN_REST, MAX_SHORT_REST);
-        *self.0 = Rest {
-            until: now.checked_add(rest),
+        // Else new watchers of one run, as often as they come, would keep all others from ever being observed.
+        let kept = self.rest.until.filter(|_| self.is_early);
+        *self.rest = Rest {
+            until: kept.or_else(|| now.checked_add(rest)),
             short_until: now.checked_add(short),
         };
         rest
@@ -125,6 +134,28 @@ mod tests {
         let waited = begun.elapsed();
         assert!(waited < Duration::from_secs(1), "{waited:?}");
         assert!(waited >= Duration::from_millis(500), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watchers_that_keep_coming_do_not_delay_others() {
+        let turns = ObservationTurns::default();
+        let took = Duration::from_millis(250);
+        turns.take(|| false, pending()).await.rest(took);
+        let begun = Instant::now();
+        let others = async {
+            drop(turns.take(|| false, pending()).await);
+            begun.elapsed()
+        };
+        let coming = async {
+            loop {
+                turns.take(|| true, pending()).await.rest(took);
+            }
+        };
+        let waited = tokio::select! {
+            waited = others => waited,
+            () = coming => unreachable!("it does not end"),
+        };
+        assert!(waited <= MAX_REST + MAX_SHORT_REST, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
