@@ -102,8 +102,14 @@ impl AccessCheck {
     ) -> Result<()> {
         let connection = request.extensions().get::<Arc<Activity>>().cloned();
         let certificate = connection.as_ref().and_then(|of| of.client_certificate());
-        let caller = if let Some(KnownCaller(caller)) = request.extensions().get() {
-            Arc::clone(caller)
+        let known = request.extensions().get::<KnownCaller>();
+        let caller = if let Some(KnownCaller(caller)) = known {
+            let caller = Arc::clone(caller);
+            // A file of many calls goes on for minutes, and its key may be revoked meanwhile.
+            if !self.authenticator.is_still_valid(&caller).await? {
+                return Err(Error::Unauthenticated);
+            }
+            caller
         } else {
             let authenticating = self
                 .authenticator

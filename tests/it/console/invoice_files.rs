@@ -4,15 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use reqwest::Client;
-use usage_client::{Batch, ExplainInvoice, Increment};
+use usage_client::{
+    Batch, ExplainInvoice, Increment,
+    proto::{KeyRole, RevokeKeyRequest},
+};
 
 use super::Browser;
 use crate::{
     client::usagectl,
+    operations::access::{access, create, first_admin, new_key},
     support::world::{
         Engine, World, at,
         billing::{BASIC, TOKENS},
-        on_both_engines, within,
+        on_both_engines, on_sqlite, within,
     },
 };
 
@@ -22,6 +26,8 @@ on_both_engines!(
     a_file_has_more_than_fifteen_thousand_increments,
     a_file_that_cannot_be_completed_is_broken_off,
 );
+
+on_sqlite!(a_file_ends_with_the_key_of_its_reader);
 
 const START: &str = "2027-03-10T13:12:34Z";
 const END: &str = "2027-04-10T13:12:34Z";
@@ -197,18 +203,23 @@ async fn a_file_has_more_than_four_thousand_reports(mut world: World) {
     world.crash();
 }
 
-async fn a_file_has_more_than_fifteen_thousand_increments(mut world: World) {
-    store_reports(&world, "acct", 20, 805).await;
+/// Gives each report so many increments of one unit.
+async fn store_increments(world: &World, increments: i64) {
     let key = match world.engine {
         Engine::Sqlite => "randomblob(16)",
         Engine::Postgres => "gen_random_uuid()",
     };
     let sql = format!(
         "INSERT INTO idempotency_keys (key, account_id, meter, quantity, created_at, report_id) \
-         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 800) \
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {increments}) \
          SELECT {key}, r.account_id, r.meter, 1, r.first_at, r.id FROM usage_reports AS r, n WHERE r.account_id = 'acct'"
     );
     world.execute_sql(&sql).await;
+}
+
+async fn a_file_has_more_than_fifteen_thousand_increments(mut world: World) {
+    store_reports(&world, "acct", 20, 805).await;
+    store_increments(&world, 800).await;
     let browser = Browser::new(world.http_url());
     let path = "/invoice?account=acct&invoice=in_acct&as=csv";
     let csv = browser.get(path).await;
@@ -269,6 +280,28 @@ async fn a_file_that_cannot_be_completed_is_broken_off(mut world: World) {
         (one["invoices"], one["invoice_status"]),
         ("in_acct", "open")
     );
+    // These reports were never counted.
+    world.crash();
+}
+
+async fn a_file_ends_with_the_key_of_its_reader(mut world: World) {
+    // More than the connection holds unread.
+    store_reports(&world, "acct", 100, 805).await;
+    store_increments(&world, 800).await;
+    let (_, root) = first_admin(&world).await;
+    let mut keys = access(&world, Some(&root)).await;
+    let reader = create(&mut keys, new_key("reader", KeyRole::Reader)).await;
+    let browser = Browser::new(world.http_url());
+    browser.sign_in(&reader.text).await;
+    let path = "/invoice?account=acct&invoice=in_acct&as=csv";
+    let mut answer = within("an answer", browser.begin(path)).await;
+    assert_eq!(answer.status(), 200);
+    let begun = within("a part", answer.chunk()).await.unwrap();
+    assert!(begun.is_some());
+    let id = reader.key.unwrap().id;
+    keys.revoke_key(RevokeKeyRequest { id }).await.unwrap();
+    let file = within("the end of the file", answer.bytes()).await;
+    assert!(file.is_err(), "all {} bytes were sent", file.unwrap().len());
     // These reports were never counted.
     world.crash();
 }

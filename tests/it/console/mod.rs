@@ -155,6 +155,24 @@ impl Browser {
         self.send(request.form(fields), headers).await
     }
 
+    /// The beginning of an answer whose rest is read later.
+    async fn begin(&self, path: &str) -> reqwest::Response {
+        let request = self.client.get(format!("{}{path}", self.url));
+        self.with_cookies(request).send().await.expect("an answer")
+    }
+
+    fn with_cookies(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let cookies = self.cookies.borrow();
+        let pairs = cookies
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        let pairs: Vec<_> = pairs.collect();
+        if pairs.is_empty() {
+            return request;
+        }
+        request.header("cookie", pairs.join("; "))
+    }
+
     async fn sign_in(&self, key: &str) -> Answer {
         self.post("/sign-in", &[("key", key)]).await
     }
@@ -163,16 +181,7 @@ impl Browser {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let cookies: Vec<_> = {
-            let cookies = self.cookies.borrow();
-            let pairs = cookies
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"));
-            pairs.collect()
-        };
-        if !cookies.is_empty() {
-            request = request.header("cookie", cookies.join("; "));
-        }
+        let request = self.with_cookies(request);
         let answer = within("an answer", async {
             let answer = request.send().await.expect("an answer");
             Answer {
