@@ -9,7 +9,6 @@ use crate::{
     error::Error,
     record::{Exported, Format},
     sign_off::Part,
-    usage_query::in_64_bits,
 };
 
 /// The messages of a file.
@@ -81,7 +80,17 @@ fn file(written: Exported) -> v1::SignOffFile {
 }
 
 fn totals(meter: &str, figures: &Figures) -> Result<v1::SignOffTotals, Violation> {
-    let sum = |sum: i128| in_64_bits(meter, sum);
+    let sum = |sum: i128| {
+        i64::try_from(sum).map_err(|_| {
+            let of = if meter.is_empty() { "all meters" } else { meter };
+            let message = format!(
+                "month has a sum of {sum} of {of}, and one in an answer is from {} to {}; ExportSignOff has all of them",
+                i64::MIN,
+                i64::MAX
+            );
+            Violation::invalid("month", message)
+        })
+    };
     Ok(v1::SignOffTotals {
         meter: meter.to_owned(),
         reports: sum(figures.reports)?,

@@ -21,7 +21,7 @@ use crate::{
         window::Interval,
     },
     error::{Error, Result},
-    read_turns::ReadTurns,
+    read_turns::{Place, ReadTurns},
     record::{Exported, Format, Record, RecordWriter},
     request_context::carried,
     store::Store,
@@ -125,14 +125,14 @@ impl SignOffs {
         is_open: bool,
     ) -> Result<mpsc::Receiver<Result<Part>>> {
         let (_, sign_off) = self.sign_off(month)?;
-        let turn = self.turns.take().await?;
+        let place = self.turns.place()?;
         let (limits, store) = (self.limits(), self.store.clone());
         // Only what a caller reads is kept.
         let (parts, receiver) = mpsc::channel(1);
         tokio::spawn(carried(async move {
-            let _turn = turn;
             let out = Parts {
                 parts: &parts,
+                place,
                 limits: &limits,
             };
             let written = write(&store, &sign_off, format, is_open, &out).await;
@@ -225,6 +225,8 @@ async fn read(
 /// Where the parts of a file go.
 struct Parts<'a> {
     parts: &'a mpsc::Sender<Result<Part>>,
+    /// Each read takes a turn, and none is kept while the caller reads a part.
+    place: Place,
     limits: &'a Limits,
 }
 
@@ -263,6 +265,7 @@ async fn write(
     let known = if is_open {
         None
     } else {
+        let _turn = out.place.turn().await?;
         Some(check(store, sign_off, format, out).await?)
     };
     let deletions = store.deletions_seen().await?;
@@ -270,7 +273,9 @@ async fn write(
     let mut reading = sign_off.begin();
     loop {
         let mut put = |record: &Record| writer.write(record);
+        let turn = out.place.turn().await?;
         let has_more = reading.write_page(store, &mut put).await?;
+        drop(turn);
         out.check()?;
         if !has_more || writer.out().len() >= PART_BYTES {
             let bytes = std::mem::take(writer.out());

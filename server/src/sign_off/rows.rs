@@ -64,11 +64,13 @@ impl Months {
 
 /// The calendar month in UTC that a text such as `2026-10` names.
 fn parse_month(text: &str) -> Option<Interval> {
-    // `2026-1` is read as a month too, as is a year with a sign, and would be another spelling in notes.
-    let is_digit = text.starts_with(|first: char| first.is_ascii_digit());
-    let is_long = is_digit && text.len() == "2026-10".len();
-    let first = NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d");
-    let first = first.ok().filter(|_| is_long)?;
+    // `2026-1` and `2026- 1` are read as months too, as is a year with a sign, and would be other spellings in notes.
+    let (year, month) = text.split_once('-')?;
+    let are_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if (year.len(), month.len()) != (4, 2) || !are_digits(year) || !are_digits(month) {
+        return None;
+    }
+    let first = NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d").ok()?;
     let start = first.and_time(NaiveTime::MIN).and_utc().timestamp_millis();
     Some(utc_month(start))
 }
@@ -348,6 +350,8 @@ mod tests {
             "2026",
             "2026-13",
             "2026-1",
+            "2026- 1",
+            "2026-+1",
             "10-2026",
             "2026-10-01",
             "ALL",

@@ -17,6 +17,7 @@ on_both_engines!(
     a_file_of_many_parts_is_that_of_the_command,
     an_open_month_is_refused_with_its_reasons_unless_it_is_asked_for,
     a_month_that_changes_while_it_is_sent_ends_with_an_error,
+    callers_that_read_nothing_delay_no_other,
     a_lost_report_is_a_reason,
     wrong_months_and_formats_are_refused,
     only_keys_without_limits_may_read_a_month,
@@ -222,6 +223,26 @@ async fn a_month_that_changes_while_it_is_sent_ends_with_an_error(mut world: Wor
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("not complete"), "{error}");
     assert!(export.file().is_none());
+    world.finish().await;
+}
+
+async fn callers_that_read_nothing_delay_no_other(mut world: World) {
+    world.freeze(at(NOW)).await;
+    use_large_rows(&world).await;
+    // What is unread on a connection holds up its other answers.
+    let other = UsageClient::connect_lazy(world.endpoint()).unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let wanted = ExportSignOff::json_lines("2027-03");
+        unread.push(other.export_sign_off(wanted).await.unwrap());
+    }
+    let client = world.client();
+    // A part may wait for its reader for longer than this does.
+    let shown = within("a sign-off", client.sign_off("2027-03")).await;
+    assert!(shown.unwrap().closed);
+    let wanted = ExportSignOff::csv("2027-03");
+    within("an export", read(&client, wanted)).await.unwrap();
+    drop(unread);
     world.finish().await;
 }
 
