@@ -19,9 +19,12 @@ use crate::domain::{
     window::{Interval, Slots},
 };
 
-/// The parameter by which an address names a zone, and that of the form that chooses one.
+/// The parameter by which an address names a zone.
 pub(super) const NAMED: &str = "tz";
+/// That of the form that chooses one.
 const CHOSEN: &str = "zone";
+/// That of the page of a list.
+const PAGE: &str = "page";
 /// The times of a period at which the offset of its zone is looked at.
 const LOOKS: i64 = 12;
 
@@ -174,7 +177,8 @@ pub(super) fn chosen(
         Err(violation) => return Some(Err(Failure::invalid(violation.message))),
     };
     let path = visitor.path.map_or("/", HttpPath::name);
-    let rest = query.with(&[(CHOSEN, ""), (NAMED, "")]);
+    // The token of a page holds for its period, which begins elsewhere in another zone.
+    let rest = query.with(&[(CHOSEN, ""), (NAMED, ""), (PAGE, "")]);
     let to = if rest.is_empty() {
         path.to_owned()
     } else {
@@ -196,7 +200,7 @@ pub(super) fn form(visitor: &Visitor) -> Markup {
     let name = zone.map_or("", Zone::name);
     let others = visitor.query.pairs();
     let others =
-        others.filter(|(name, value)| ![NAMED, CHOSEN].contains(name) && !value.is_empty());
+        others.filter(|(name, value)| ![NAMED, CHOSEN, PAGE].contains(name) && !value.is_empty());
     html! {
         form .zone method="get" action=(path) {
             @for (name, value) in others { input type="hidden" name=(name) value=(value); }

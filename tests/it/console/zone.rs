@@ -46,6 +46,9 @@ async fn a_zone_that_was_chosen_stays_on_every_page(mut world: World) {
     let chosen = browser.get("/accounts?id=acct&zone=Europe/Vienna").await;
     assert_eq!(chosen.status, 303);
     assert_eq!(chosen.header("location"), "/accounts?id=acct");
+    // The token of a page is of the period of one zone.
+    let other = browser.get("/usage?by=day&page=x&zone=Europe/Vienna").await;
+    assert_eq!(other.header("location"), "/usage?by=day");
     let cookie = chosen.header("set-cookie");
     let named = format!("{}=Europe/Vienna; ", zone_cookie(&browser));
     assert!(cookie.starts_with(&named), "{cookie}");
