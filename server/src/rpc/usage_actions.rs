@@ -32,6 +32,7 @@ use crate::{
         corrections::Entered,
         decisions::{NewDecision, Resolved},
     },
+    workers::reporter::ForcedRun,
 };
 
 impl UsageRpc {
@@ -185,13 +186,16 @@ impl UsageRpc {
                     reporter.report(requester, scope, id).await
                 });
                 // A run that was begun before goes on as it was.
-                let changed = |(run, is_new): &(Run, bool)| Changed {
-                    before: (!is_new).then(|| audit_json::run(run)),
-                    after: is_new.then(|| audit_json::run(run)),
-                    failed_after: None,
+                let changed = |begun: &ForcedRun| Changed {
+                    before: (!begun.is_new).then(|| audit_json::run(&begun.run)),
+                    after: begun.is_new.then(|| audit_json::run(&begun.run)),
+                    failed_after: begun
+                        .not_retried
+                        .as_ref()
+                        .map(|error| format!("reports that wait for a retry still wait: {error}")),
                 };
-                let (run, _) = to_its_end(auditor.record(action, begun, changed)).await?;
-                self.reporter.watch(run)
+                let begun = to_its_end(auditor.record(action, begun, changed)).await?;
+                self.reporter.watch(begun.run)
             }
         };
         let authenticator = self.authenticator.clone();

@@ -55,6 +55,16 @@ pub(crate) struct BegunRun {
     pub(crate) request: Option<RequestId>,
 }
 
+/// What became of the call of an admin who forces a run.
+#[derive(Debug)]
+pub(crate) struct ForcedRun {
+    pub(crate) run: Run,
+    /// False if the run was begun before with the same id.
+    pub(crate) is_new: bool,
+    /// Why reports in backoff still wait. The run goes on without them.
+    pub(crate) not_retried: Option<Error>,
+}
+
 /// Dependencies of a reporter.
 #[derive(Debug)]
 pub(crate) struct Deps {
@@ -88,8 +98,7 @@ impl Reporter {
         })
     }
 
-    /// Begins a run that an admin requested. It continues if the caller disconnects. Returns false with the run that has the
-    /// id, if one has it.
+    /// Begins a run that an admin requested, or joins the one that has the id. It continues if the caller disconnects.
     ///
     /// # Errors
     /// There is no Stripe key, too many forced runs close reports, another run has the id, or the database does not respond.
@@ -98,7 +107,7 @@ impl Reporter {
         requested_by: String,
         scope: Scope,
         id: Option<Uuid>,
-    ) -> Result<(Run, bool)> {
+    ) -> Result<ForcedRun> {
         if !self.has_stripe {
             return Err(Error::ReportingDisabled);
         }
@@ -121,19 +130,25 @@ impl Reporter {
             let known = self.store.get_run(id).await?;
             return self.join(known, &new.scope).await;
         };
-        // What is refused has changed nothing. If this fails, the run goes on, and the same call again does the rest.
-        let retried = self.retry_now(&run.scope).await;
+        // What is refused has changed nothing. The run goes on also if this fails: the same call again does the rest.
+        let not_retried = self.retry_now(&run.scope).await.err();
         self.close(run.clone(), RequestContext::current());
-        retried.map(|()| (run, true))
+        Ok(ForcedRun {
+            run,
+            is_new: true,
+            not_retried,
+        })
     }
 
     /// The run that was begun with an id before, if it is the same. The call that began it may have failed since.
-    async fn join(&self, known: Run, scope: &Scope) -> Result<(Run, bool)> {
-        let known = same_run(known, scope)?;
-        if known.closing_finished_at.is_none() {
-            self.retry_now(&known.scope).await?;
-        }
-        Ok((known, false))
+    async fn join(&self, known: Run, scope: &Scope) -> Result<ForcedRun> {
+        let run = same_run(known, scope)?;
+        self.retry_now(&run.scope).await?;
+        Ok(ForcedRun {
+            run,
+            is_new: false,
+            not_retried: None,
+        })
     }
 
     /// A forced run also sends reports in backoff.

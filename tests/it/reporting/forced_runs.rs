@@ -361,6 +361,15 @@ async fn a_run_retries_reports_in_backoff_and_waits_for_them(mut world: World) {
         (again.accepted.quantity, again.retried_later.quantity),
         (5, 5)
     );
+    // The same call again retries what was in backoff since, though the run is the same.
+    let broken = Fault::status(500).on_path(EVENTS).times(1);
+    world.stripe().script(broken).await.unwrap();
+    let of_b = ForceReport::accounts(["b"]).key("0192f0c1-2b3c-7d4e-8f50-123456789abd");
+    let failed = summary(force(&world, of_b.clone()).await).await;
+    assert_eq!(world.usage("b").await, (5, 0, 5, 0));
+    let same = summary(force(&world, of_b).await).await;
+    assert_eq!(same.run_id, failed.run_id);
+    assert_eq!(world.usage("b").await, (5, 5, 0, 0));
     world.finish().await;
 }
 
