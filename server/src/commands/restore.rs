@@ -73,7 +73,7 @@ pub struct RestoreCommand {
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub from: Option<PathBuf>,
 
-    /// Enter what Stripe has beyond the database without asking.
+    /// Enter what Stripe has beyond the database, and bill from the moment of `--bill-from`, without asking.
     #[arg(long, conflicts_with = "dry_run")]
     pub yes: bool,
 
@@ -163,7 +163,7 @@ async fn restore(
     Settings { stripe, meters }: Settings,
     store: &Store,
     out: &mut (impl Write + Send),
-    answers: Option<&mut (dyn BufRead + Send)>,
+    mut answers: Option<&mut (dyn BufRead + Send)>,
 ) -> Result<bool, OfflineError> {
     check_ready(store, "the backup", command.dry_run).await?;
     let now = store.now().await?;
@@ -195,6 +195,15 @@ async fn restore(
         print_keys(store, now, out).await?;
         return Ok(store.sending().await?.paused.is_none());
     }
+    let first = answers.as_mut();
+    let first = first.map(|answers| &mut **answers as &mut (dyn BufRead + Send));
+    if !command.yes && !restore.is_moment_confirmed(&sending, out, first)? {
+        writeln!(
+            out,
+            "Nothing was changed: run this again, with --yes to go on without asking."
+        )?;
+        return Ok(false);
+    }
     // Boxed because it is too large for the stack of a thread.
     let entered = Box::pin(restore.enter((command.yes, answers), out, &marks.own, now));
     let entered = recorded(store, ("Restore", id, &details), entered).await;
@@ -222,7 +231,7 @@ impl Restore<'_> {
         now: Millis,
         out: &mut (impl Write + Send),
     ) -> Result<Vec<Entry>, OfflineError> {
-        self.prepare(now).await?;
+        self.prepare(now, out).await?;
         let (entries, totals) = self.compare(now).await?;
         let lost = (self.backup_at, self.restored_at);
         print_result(out, lost, &entries, &totals, self.is_dry_run)?;
@@ -293,7 +302,11 @@ impl Restore<'_> {
 
     /// Pauses sending, closes the open reports and makes unsent ones unknown. A dry run only reads the time of a restore
     /// that was begun.
-    async fn prepare(&mut self, now: Millis) -> Result<(), OfflineError> {
+    async fn prepare(
+        &mut self,
+        now: Millis,
+        out: &mut (impl Write + Send),
+    ) -> Result<(), OfflineError> {
         let row = if self.is_dry_run {
             self.store.sending().await?
         } else {
@@ -305,7 +318,7 @@ impl Restore<'_> {
         if self.is_dry_run {
             return Ok(());
         }
-        self.name_moment().await?;
+        self.name_moment(out).await?;
         // No server counts meanwhile, so this ends.
         while self.store.close_restored_page(self.restored_at).await? > 0 {}
         self.store.doubt_unsent(self.restored_at).await?;

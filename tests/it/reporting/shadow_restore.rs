@@ -103,8 +103,30 @@ async fn a_backup_from_before_the_moment_sends_nothing_until_it_is_named(mut wor
     // What is counted at the time of the restore itself is not looked up.
     let later = world.now() + TimeDelta::hours(2);
     world.move_clocks(later).await;
-    let (done, printed) = world.restore_with_moment(at(NOON), at(MOMENT)).await;
+    // Without a confirmation nothing changes.
+    for answer in ["n\n", ""] {
+        let (done, printed) = world
+            .restore_with_moment(at(NOON), at(MOMENT), Some(answer))
+            .await;
+        assert!(!done.unwrap(), "{printed}");
+        assert!(
+            printed.contains("Bill usage of 2027-03-20T15:00:00Z and later"),
+            "{printed}"
+        );
+        assert!(printed.contains("Nothing was changed"), "{printed}");
+    }
+    world.start_server().await;
+    assert_eq!(world.usage("acct").await, (135, 0, 0, 135));
+    let (severity, line) = world.doctor_says(None, "shadow mode").await;
+    assert_eq!(severity, Severity::Bad, "{line}");
+    assert_eq!(world.doctor_says(None, "sending").await.0, Severity::Ok);
+    world.stop().await;
+    let (done, printed) = world.restore_with_moment(at(NOON), at(MOMENT), None).await;
     assert!(done.unwrap(), "{printed}");
+    assert!(
+        printed.contains("billed from 2027-03-20T15:00:00Z on: 2 reports"),
+        "{printed}"
+    );
     let sent = "1 reports with 5 units are not at Stripe";
     assert!(printed.contains(sent), "{printed}");
     world.start_server().await;
@@ -122,10 +144,10 @@ async fn a_moment_that_is_stated_in_the_restore_bills_nothing_twice(mut world: W
     switch_over(&mut world).await;
     world.put_back(&backup).await;
     let half = at(MOMENT) + TimeDelta::minutes(30);
-    let (refused, _) = world.restore_with_moment(at(NOON), half).await;
+    let (refused, _) = world.restore_with_moment(at(NOON), half, None).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("full hour"), "{refused}");
-    let (done, printed) = world.restore_with_moment(at(NOON), at(MOMENT)).await;
+    let (done, printed) = world.restore_with_moment(at(NOON), at(MOMENT), None).await;
     assert!(done.unwrap(), "{printed}");
     let lacks = "Stripe has 100 units that the database lacks";
     assert!(printed.contains(lacks), "{printed}");
@@ -147,7 +169,7 @@ async fn a_stated_moment_takes_back_nothing_that_was_billed(mut world: World) {
     switch_over(&mut world).await;
     world.stop().await;
     let later = at(MOMENT) + TimeDelta::hours(1);
-    let (refused, _) = world.restore_with_moment(at(NOON), later).await;
+    let (refused, _) = world.restore_with_moment(at(NOON), later, None).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("used since then"), "{refused}");
     world.start_server().await;

@@ -1,8 +1,13 @@
 //! The moment from which this service bills, if the backup is from before it was named.
 
+use std::io::{BufRead, Write};
+
 use serde_json::{Value, json};
 
-use super::{super::offline::OfflineError, Restore};
+use super::{
+    super::offline::{OfflineError, confirm},
+    Restore,
+};
 use crate::{
     domain::{Millis, period::rfc3339},
     store::sending_state::Sending,
@@ -39,11 +44,34 @@ impl Restore<'_> {
         }
     }
 
+    /// Whether the moment that was stated, if it is new to the database, may be named. Without `answers` it may not.
+    pub(super) fn is_moment_confirmed(
+        &self,
+        sending: &Sending,
+        out: &mut impl Write,
+        answers: Option<&mut (dyn BufRead + Send)>,
+    ) -> Result<bool, OfflineError> {
+        let known = sending.billing_start.moment();
+        let Some(at) = self.bill_from.filter(|at| *at != known) else {
+            return Ok(true);
+        };
+        let question = format!(
+            "Bill usage of {} and later, also what was not billable until now?",
+            rfc3339(at)
+        );
+        Ok(confirm(&question, out, answers)?)
+    }
+
     /// Names the moment that was stated. Sending is paused meanwhile, and what was counted of after it is compared with Stripe
     /// before it is sent.
-    pub(super) async fn name_moment(&self) -> Result<(), OfflineError> {
+    pub(super) async fn name_moment(&self, out: &mut impl Write) -> Result<(), OfflineError> {
         if let Some(at) = self.bill_from {
-            self.store.restore_billing_start(at).await?;
+            let reports = self.store.restore_billing_start(at).await?;
+            let at = rfc3339(at);
+            writeln!(
+                out,
+                "billed from {at} on: {reports} reports were not billable and are now"
+            )?;
         }
         Ok(())
     }

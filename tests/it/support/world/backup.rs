@@ -1,6 +1,6 @@
 //! Backups of a world's database, put in place again after more was counted and sent.
 
-use std::path::PathBuf;
+use std::{io::BufRead, path::PathBuf};
 
 use chrono::{DateTime, Utc};
 use sea_orm::DatabaseConnection;
@@ -137,22 +137,27 @@ impl World {
         .await
     }
 
-    /// Runs the command with the moment from which the service bills.
+    /// Runs the command with the moment from which the service bills. Without `answers` it does not ask.
     pub(crate) async fn restore_with_moment(
         &self,
         backup_at: DateTime<Utc>,
         moment: DateTime<Utc>,
+        answers: Option<&str>,
     ) -> (Result<bool, OfflineError>, String) {
         let command = RestoreCommand {
             config: self.config().into(),
             backup_at: Some(backup_at.timestamp_millis()),
             bill_from: Some(moment.timestamp_millis()),
             from: None,
-            yes: true,
+            yes: answers.is_none(),
             dry_run: false,
         };
         let mut printed = Vec::new();
-        let done = restore::run(&command, &self.clock, &mut printed, None);
+        let mut answers = answers.map(str::as_bytes);
+        let answers = answers
+            .as_mut()
+            .map(|read| read as &mut (dyn BufRead + Send));
+        let done = restore::run(&command, &self.clock, &mut printed, answers);
         let done = within("a restore", done).await;
         (done, String::from_utf8(printed).expect("text"))
     }
