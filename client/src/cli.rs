@@ -19,6 +19,7 @@ mod import;
 mod increment;
 mod keys;
 mod manual;
+mod new_file;
 mod output;
 mod paging;
 mod period_args;

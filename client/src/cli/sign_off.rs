@@ -3,6 +3,7 @@
 use super::{
     Streams,
     exit::Failure,
+    new_file::NewFile,
     output::{Format, Rows, print_json},
 };
 use crate::{Error, ExportSignOff, SignOff, SignOffFile, SignOffTotals, UsageClient};
@@ -11,8 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::{
     fmt::Write as _,
-    fs::OpenOptions,
-    io::{BufWriter, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -162,24 +162,10 @@ async fn write_file(
     wanted: ExportSignOff,
     path: &Path,
 ) -> Result<SignOffFile, Failure> {
-    let failed = |error| Failure::file(path, error);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut writer = BufWriter::new(options.open(path).map_err(failed)?);
-    let written = async {
-        let file = write(client, wanted, &mut writer).await?;
-        writer.flush().map_err(failed)?;
-        writer.get_ref().sync_all().map_err(failed)?;
-        Ok::<_, Failure>(file)
-    };
-    let written = written.await;
-    if written.is_err() {
-        // What is not complete must not be taken for an export.
-        std::fs::remove_file(path).map_err(failed)?;
-    }
-    written
+    let mut new = NewFile::create(path)?;
+    let file = write(client, wanted, &mut new).await?;
+    new.finish()?;
+    Ok(file)
 }
 
 /// Writes the parts, and compares what was written with what the server sent.

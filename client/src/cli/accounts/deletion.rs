@@ -5,14 +5,14 @@ use crate::{
     cli::{
         Streams,
         exit::Failure,
+        new_file::NewFile,
         output::{Format, Rows, rfc3339_or_null},
     },
 };
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use std::{
-    fs::OpenOptions,
-    io::{BufWriter, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -68,30 +68,11 @@ async fn export_to(
     path: &Path,
     streams: &mut Streams<'_>,
 ) -> Result<(), Failure> {
-    let failed = |error| Failure::file(path, error);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut writer = BufWriter::new(options.open(path).map_err(failed)?);
-    let written = async {
-        let lines = write_lines(client, account, &mut writer).await?;
-        writer.flush().map_err(failed)?;
-        writer.get_ref().sync_all().map_err(failed)?;
-        Ok::<_, Failure>(lines)
-    };
-    match written.await {
-        Ok(lines) => Ok(writeln!(
-            streams.err,
-            "exported {lines} lines to {}",
-            path.display()
-        )?),
-        Err(failure) => {
-            // What is not complete must not be taken for an export.
-            std::fs::remove_file(path).map_err(failed)?;
-            Err(failure)
-        }
-    }
+    let mut file = NewFile::create(path)?;
+    let lines = write_lines(client, account, &mut file).await?;
+    file.finish()?;
+    let name = path.display();
+    Ok(writeln!(streams.err, "exported {lines} lines to {name}")?)
 }
 
 async fn write_lines(
