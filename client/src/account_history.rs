@@ -15,6 +15,10 @@ pub struct AccountHistory {
     pub links: Vec<AccountLink>,
     /// The changes of its subscription by this service with their boundary in it, the latest first: at most 100.
     pub changes: Vec<ListedSubscriptionChange>,
+    /// The link in force just before it; none if the account had none.
+    pub link_before: Option<AccountLink>,
+    /// Whether there are more links or changes than are listed: ask for a shorter time.
+    pub truncated: bool,
 }
 
 /// The billing of an account from a time on.
@@ -153,6 +157,11 @@ impl AccountHistory {
         Ok(Self {
             links: links.collect::<Result<_, _>>()?,
             changes: changes.collect::<Result<_, _>>()?,
+            link_before: history
+                .link_before
+                .map(AccountLink::from_wire)
+                .transpose()?,
+            truncated: history.truncated,
         })
     }
 }

@@ -12,7 +12,7 @@ use usage_proto::v1::{
 use super::{
     audit,
     calls::Failure,
-    html::{json_url, or_reason, rfc3339, url},
+    html::{json_url, or_reason, rfc3339, time, url},
     layout,
     reports::{self, name_of_kind},
     time_line::{self, Sources, TimeLine},
@@ -153,7 +153,13 @@ impl History {
             }))
             h2 { "Corrections and decisions" }
             (or_reason(&self.corrections, |_| or_reason(&self.decided, |_| time_line::corrections(time_line))))
-            @if let Some(Err(failure)) = &self.billing { (layout::reason(failure)) }
+            @match &self.billing {
+                Some(Err(failure)) => { (layout::reason(failure)) }
+                Some(Ok(AccountHistory { link_before: Some(link), .. })) => {
+                    p { "Before this time it was " (time_line::billing_of(link)) ", since " (time(link.valid_from)) "." }
+                }
+                _ => {}
+            }
             (self.is_cut())
             (self.lists(id))
             @if let Some(entries) = &self.entries { (who_did_what(entries, id, self.period)) }
@@ -168,6 +174,9 @@ impl History {
         html! {
             @if lists.iter().any(has_more) {
                 p .note { "There are more than " (LISTED) " of a kind in this time. The links below lead to all." }
+            }
+            @if matches!(&self.billing, Some(Ok(billing)) if billing.truncated) {
+                p .note { "There are more than " (LISTED) " links or subscription changes in this time. Show a shorter one to see all." }
             }
         }
     }

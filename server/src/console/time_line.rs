@@ -3,7 +3,9 @@
 
 use maud::{Markup, html};
 use prost_types::Timestamp;
-use usage_proto::v1::{Account, AccountHistory, AuditEntry, AuditOutcome, Period, UsageReport};
+use usage_proto::v1::{
+    Account, AccountHistory, AccountLink, AuditEntry, AuditOutcome, Period, UsageReport,
+};
 
 use super::{
     chart::Mark,
@@ -148,14 +150,10 @@ fn of_account(account: &Account) -> Vec<Event> {
 /// Each link and each change of the subscription.
 fn of_billing(history: &AccountHistory) -> Vec<Event> {
     let links = history.links.iter().filter_map(|link| {
-        let what = if link.ended {
-            format!("nothing is billed to {} from here on", link.stripe_customer)
-        } else if link.stripe_customer.is_empty() {
-            "free from here on".to_owned()
-        } else {
-            format!("billed to {} from here on", link.stripe_customer)
-        };
-        Event::new(link.valid_from, what)
+        Event::new(
+            link.valid_from,
+            format!("{} from here on", billing_of(link)),
+        )
     });
     let changes = history.changes.iter().filter_map(|change| {
         let kind = words(change.kind().as_str_name(), "SUBSCRIPTION_CHANGE_KIND_");
@@ -171,6 +169,18 @@ fn of_billing(history: &AccountHistory) -> Vec<Event> {
         })
     });
     links.chain(changes).collect()
+}
+
+/// How a link bills, in words.
+pub(super) fn billing_of(link: &AccountLink) -> String {
+    let customer = &link.stripe_customer;
+    if link.ended {
+        format!("no longer billed to {customer}")
+    } else if customer.is_empty() {
+        "free".to_owned()
+    } else {
+        format!("billed to {customer}")
+    }
 }
 
 fn of_correction(report: &UsageReport) -> Option<Event> {

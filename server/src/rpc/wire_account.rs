@@ -190,6 +190,8 @@ pub(super) fn history(found: AccountHistory) -> v1::AccountHistory {
     v1::AccountHistory {
         links: found.links.iter().map(link).collect(),
         changes: changes.collect(),
+        link_before: found.before.as_ref().map(link),
+        truncated: found.is_truncated,
     }
 }
 

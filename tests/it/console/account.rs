@@ -118,6 +118,16 @@ async fn links_and_subscription_changes_are_on_the_time_line(mut world: World) {
     assert_eq!(links[0], (None, false), "{links:?}");
     assert!(links.contains(&(Some("cus_acct"), true)), "{links:?}");
     assert!(links.contains(&(Some("cus_acct"), false)), "{links:?}");
+    assert!(!history.truncated);
+    // A later time begins with the link that is in force by then.
+    let later = Period::new(now + TimeDelta::days(1), now + TimeDelta::days(2));
+    let found = client.account_history("acct", later).await.unwrap();
+    assert!(found.links.is_empty(), "{found:?}");
+    let link = found.link_before.unwrap();
+    assert_eq!(
+        (link.version, link.stripe_customer),
+        (history.links[0].version, None)
+    );
     let browser = Browser::new(world.http_url());
     let page = browser
         .get("/account?id=acct&start=2027-03-01&end=2027-04-01")
@@ -126,7 +136,7 @@ async fn links_and_subscription_changes_are_on_the_time_line(mut world: World) {
     for words in [
         &*done,
         "billed to cus_acct from here on",
-        "nothing is billed to cus_acct from here on",
+        "no longer billed to cus_acct from here on",
         "free from here on",
     ] {
         page.assert_shows(200, words);
@@ -136,6 +146,11 @@ async fn links_and_subscription_changes_are_on_the_time_line(mut world: World) {
     let before = Period::new(at("2027-02-01T00:00:00Z"), at("2027-03-01T00:00:00Z"));
     let none = client.account_history("acct", before).await.unwrap();
     assert!(none.links.is_empty() && none.changes.is_empty(), "{none:?}");
+    assert!(none.link_before.is_none(), "{none:?}");
+    let page = browser
+        .get("/account?id=acct&start=2027-04-01&end=2027-04-10")
+        .await;
+    page.assert_shows(200, "Before this time it was free, since");
     let wrong = Period::new(month.end, month.start);
     let refused = client.account_history("acct", wrong).await.unwrap_err();
     assert_eq!(refused.violations()[0].field, "history");
