@@ -8,6 +8,8 @@
     reason = "a test ends at the first wrong value"
 )]
 
+// First by name, because they take longest.
+mod access_paths;
 mod client;
 mod console;
 mod counting;
@@ -17,4 +19,3 @@ mod reporting;
 mod simulation;
 mod subscriptions;
 mod support;
-mod table_reads;

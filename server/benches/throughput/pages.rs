@@ -46,6 +46,8 @@ fn pages() -> Vec<String> {
         "/runs".to_owned(),
         "/verification".to_owned(),
         "/find".to_owned(),
+        "/sign-off".to_owned(),
+        "/shadow".to_owned(),
         format!("/invoice?account={LINKED}0000042"),
         format!("/correct?account={LINKED}0000042"),
         "/force".to_owned(),

@@ -80,6 +80,22 @@ pub(super) async fn signed_in(world: &World) -> (Browser, String) {
     (browser, admin)
 }
 
+/// What a correction by 3 without a time would do.
+pub(super) async fn checked_correction(browser: &Browser, path: &str) -> Answer {
+    let token = form_token(&browser.get(path).await);
+    let fields = [
+        ("token", token.as_str()),
+        ("meter", "api_calls"),
+        ("quantity", "3"),
+        ("timestamp", ""),
+        ("reason", "lost"),
+        ("step", "check"),
+    ];
+    let checked = browser.post(path, &fields).await;
+    checked.assert_shows(200, "Nothing has been done yet");
+    checked
+}
+
 pub(super) async fn only_report(world: &World, admin: &str) -> UsageReport {
     let client = client(world.endpoint(), admin).await;
     let listed = usage_client::ListReports::new().account("acct");
@@ -251,17 +267,7 @@ async fn a_correction_without_a_time_is_of_the_moment_that_was_shown(world: Worl
     world.count("acct", 10, hours_ago(2)).await;
     let (browser, _) = signed_in(&world).await;
     let path = "/correct?account=acct";
-    let token = form_token(&browser.get(path).await);
-    let fields = [
-        ("token", token.as_str()),
-        ("meter", "api_calls"),
-        ("quantity", "3"),
-        ("timestamp", ""),
-        ("reason", "lost"),
-        ("step", "check"),
-    ];
-    let checked = browser.post(path, &fields).await;
-    checked.assert_shows(200, "Nothing has been done yet");
+    let checked = checked_correction(&browser, path).await;
     assert_eq!(
         hidden(&checked, "timestamp"),
         "",

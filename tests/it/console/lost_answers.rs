@@ -2,8 +2,7 @@
 
 use super::{
     Answer, Browser,
-    actions::{confirmed, of_report, only_report, send, signed_in},
-    form_token,
+    actions::{checked_correction, confirmed, of_report, only_report, send, signed_in},
     pages::reject,
 };
 use crate::support::{
@@ -76,17 +75,7 @@ async fn a_correction_whose_answer_is_lost_is_said_to_be_unknown_and_entered_onc
     let proxy = world.connect_through_proxy().await;
     let (browser, _) = signed_in(&world).await;
     let path = "/correct?account=acct";
-    let token = form_token(&browser.get(path).await);
-    let fields = [
-        ("token", token.as_str()),
-        ("meter", "api_calls"),
-        ("quantity", "3"),
-        ("timestamp", ""),
-        ("reason", "lost"),
-        ("step", "check"),
-    ];
-    let checked = browser.post(path, &fields).await;
-    checked.assert_shows(200, "Nothing has been done yet");
+    let checked = checked_correction(&browser, path).await;
     let page = lost(&browser, &proxy, (path, &confirmed(&checked))).await;
     let corrections = "usage_reports WHERE kind = 'correction'";
     assert_eq!(world.count_rows(corrections).await, 1, "it was stored");

@@ -1,18 +1,15 @@
 //! Calls of any method by its path, with a message as bytes, and what every answer must be.
 
-use bytes::{Buf as _, BufMut as _};
 use http::uri::PathAndQuery;
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use crate::{
     operations::access::first_admin,
-    support::world::{World, within},
+    support::{
+        raw_messages::Raw,
+        world::{World, within},
+    },
 };
 
 /// Messages of a stream that are read before the call is given up.
@@ -104,45 +101,5 @@ pub(super) fn check_refusal(status: &Status, is_readable: bool) -> Result<(), St
         Ok(())
     } else {
         Err(format!("no field is named: {status:?} {details:?}"))
-    }
-}
-
-/// Messages as they are.
-#[derive(Clone, Copy, Debug)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-        let mut message = vec![0; from.remaining()];
-        from.copy_to_slice(&mut message);
-        Ok(Some(message))
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod postgres;
 pub(crate) mod postgres_proxy;
 pub(crate) mod python;
 pub(crate) mod random;
+pub(crate) mod raw_messages;
 pub(crate) mod refused_address;
 pub(crate) mod reverse_proxy;
 pub(crate) mod small_disk;

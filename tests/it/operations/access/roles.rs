@@ -2,16 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{Buf as _, BufMut as _};
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 use usage_client::proto::{FILE_DESCRIPTOR_SET, KeyRole, RevokeKeyRequest};
 use usage_server::domain::{
     access::{Requirement, Role},
@@ -21,7 +15,10 @@ use usage_server::domain::{
 use super::{access, authorization, create, first_admin, limited_key, new_key, timestamp};
 use crate::{
     operations::tls::Secure,
-    support::world::{World, on_both_engines, within},
+    support::{
+        raw_messages::Raw,
+        world::{World, on_both_engines, within},
+    },
 };
 
 on_both_engines!(
@@ -31,45 +28,6 @@ on_both_engines!(
     an_unknown_method_is_not_told_to_strangers,
     a_denial_does_not_say_what_exists,
 );
-
-/// Sends and receives messages as bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = ();
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        buffer.advance(buffer.remaining());
-        Ok(Some(()))
-    }
-}
 
 /// The paths of all methods that the server can have, each with the fields of its request that are texts, by name.
 pub(super) fn methods() -> BTreeMap<String, BTreeMap<String, i32>> {
