@@ -154,14 +154,14 @@ impl ShadowComparison {
                     let days = self.days_of(stripe, &found.customers, query, now).await?;
                     page.days.extend(days);
                     page.next = found.next.map(Place::Unlinked);
-                    page.unlinked_error = (!found.unread.is_empty()).then(|| {
-                        format!(
-                            "Stripe's answer cannot be read: {}",
-                            found.unread.join(", ")
-                        )
-                    });
+                    page.unlinked_error =
+                        (!found.unread.is_empty()).then(|| found.unread.join(", "));
                 }
-                Err(failure) => page.unlinked_error = Some(failure.message().to_owned()),
+                Err(failure) => {
+                    // A page from here may be read later.
+                    page.next = failure.is_undecided().then_some(Place::Unlinked(after));
+                    page.unlinked_error = Some(failure.message().to_owned());
+                }
             }
         }
         Ok(page)
@@ -200,32 +200,54 @@ impl ShadowComparison {
             };
         let mut found = Unlinked {
             next,
-            unread: unread.iter().map(ToString::to_string).collect(),
             ..Unlinked::default()
         };
-        for subscription in subscriptions {
-            if !subscription.is_complete && !charges(&subscription) {
-                let id = &subscription.id;
-                found
-                    .unread
-                    .push(format!("more items of {id} than one page has"));
+        for one in unread {
+            // Of a linked customer, nothing is left out.
+            let is_linked = match &one.customer {
+                Some(customer) => self.is_linked(customer).await?,
+                None => false,
+            };
+            if !is_linked {
+                found.unread.push(format!("{one} cannot be read"));
             }
-            let customer = subscription.customer.clone();
-            if !charges(&subscription) || !self.store.accounts_of(&customer).await?.is_empty() {
+        }
+        for subscription in subscriptions {
+            let customer = &subscription.customer;
+            if self.is_linked(customer).await? {
+                continue;
+            }
+            if !charges(&subscription) {
+                if !subscription.is_complete {
+                    let id = &subscription.id;
+                    found
+                        .unread
+                        .push(format!("{id} has more items than are read"));
+                }
                 continue;
             }
             stripe.read_turn().await;
-            let own = match stripe.live_subscriptions_of(&customer).await {
-                Ok(own) => own,
-                Err(failure) => return Ok(Err(failure)),
-            };
-            // A newer one that cannot be read is in the list of all too, and told there.
-            let newest = own.items.iter().find(|one| charges(one));
-            if newest.is_none_or(|newest| newest.id == subscription.id) {
-                found.customers.push(customer);
+            match stripe.live_subscriptions_of(customer).await {
+                Ok(own) => {
+                    // A newer one that cannot be read is in the list of all too, and told there.
+                    let newest = own.items.iter().find(|one| charges(one));
+                    if newest.is_none_or(|newest| newest.id == subscription.id) {
+                        found.customers.push(customer.clone());
+                    }
+                }
+                Err(failure) => {
+                    let why = failure.message();
+                    found
+                        .unread
+                        .push(format!("the subscriptions of {customer}: {why}"));
+                }
             }
         }
         Ok(Ok(found))
+    }
+
+    async fn is_linked(&self, customer: &str) -> Result<bool> {
+        Ok(!self.store.accounts_of(customer).await?.is_empty())
     }
 
     /// The days of some customers.

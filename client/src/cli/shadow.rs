@@ -100,10 +100,10 @@ async fn compare(
         question = question.stripe_customer(customer);
     }
     let mut comparison = Comparison::new(&COLUMNS, arguments.differing);
-    let (mut token, mut unlinked_error) = (None, None);
+    let (mut token, mut unlinked_error) = (None::<String>, None);
     for number in 0..MAX_PAGES {
         let mut page = question.clone();
-        if let Some(token) = token {
+        if let Some(token) = &token {
             page = page.page_token(token);
         }
         let page = client.compare_shadow(page).await?;
@@ -119,8 +119,10 @@ async fn compare(
             comparison.add(difference, cells(day));
         }
         unlinked_error = unlinked_error.or(page.unlinked_error);
+        // Stripe did not answer: this page is the one to go on with.
+        let is_same = token.is_some() && token == page.next_page_token;
         token = page.next_page_token;
-        if token.is_none() {
+        if token.is_none() || is_same {
             break;
         }
     }

@@ -25,8 +25,8 @@ use crate::{
 /// The maximum difference of replicas' clocks at which a boundary is still exact.
 const CLOCK_SKEW_MS: Millis = SECOND_MS;
 
-/// More accounts of one customer are not looked for.
-const MAX_ACCOUNTS_OF_CUSTOMER: u64 = 100;
+/// The accounts of one customer that are read. With more, its usage would not be known.
+const MAX_ACCOUNTS_OF_CUSTOMER: u64 = 10_000;
 
 /// The links of some accounts, oldest first for each account.
 pub(super) async fn read_links(
@@ -178,19 +178,28 @@ impl Store {
 }
 
 /// The accounts that are or were linked to a customer: one at a time, so they are few.
+///
+/// # Errors
+/// There are too many, or the query fails.
 pub(super) async fn accounts_of_customer(
     db: &impl ConnectionTrait,
     customer: &str,
 ) -> Result<Vec<AccountId>, DbErr> {
-    account_link::Entity::find()
+    let accounts: Vec<AccountId> = account_link::Entity::find()
         .select_only()
         .column(account_link::Column::AccountId)
         .distinct()
         .filter(account_link::Column::Customer.eq(customer))
-        .limit(MAX_ACCOUNTS_OF_CUSTOMER)
+        .limit(MAX_ACCOUNTS_OF_CUSTOMER.saturating_add(1))
         .into_tuple()
         .all(db)
-        .await
+        .await?;
+    if u64::try_from(accounts.len()).is_ok_and(|len| len > MAX_ACCOUNTS_OF_CUSTOMER) {
+        return Err(DbErr::Custom(format!(
+            "{customer} was linked to more than {MAX_ACCOUNTS_OF_CUSTOMER} accounts"
+        )));
+    }
+    Ok(accounts)
 }
 
 /// The end of the time in which the customer belonged to another account.
