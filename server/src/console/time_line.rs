@@ -149,7 +149,7 @@ fn of_account(account: &Account) -> Vec<Event> {
 
 /// Each link and each change of the subscription.
 fn of_billing(history: &AccountHistory) -> Vec<Event> {
-    let links = history.links.iter().filter_map(|link| {
+    let links = in_force(history).filter_map(|link| {
         Event::new(
             link.valid_from,
             format!("{} from here on", billing_of(link)),
@@ -169,6 +169,23 @@ fn of_billing(history: &AccountHistory) -> Vec<Event> {
         })
     });
     links.chain(changes).collect()
+}
+
+/// The links that are or were in force: one with a larger version that applies from an earlier time outranks the others.
+fn in_force(history: &AccountHistory) -> impl Iterator<Item = &AccountLink> {
+    let order = |link: &AccountLink| link.valid_from.map(|at| (at.seconds, at.nanos));
+    let before = history.link_before.as_ref().map(|link| link.version);
+    let mut earliest = None;
+    // The one with the largest version is the first.
+    history.links.iter().filter(move |link| {
+        let own = order(link);
+        let is_outranked = before.is_some_and(|version| version > link.version)
+            || earliest.is_some_and(|earliest| earliest <= own);
+        if !is_outranked {
+            earliest = Some(own);
+        }
+        !is_outranked
+    })
 }
 
 /// How a link bills, in words.
