@@ -47,7 +47,6 @@ fn pages() -> Vec<String> {
         "/verification".to_owned(),
         "/find".to_owned(),
         "/sign-off".to_owned(),
-        "/shadow".to_owned(),
         format!("/invoice?account={LINKED}0000042"),
         format!("/correct?account={LINKED}0000042"),
         "/force".to_owned(),

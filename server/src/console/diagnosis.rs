@@ -25,7 +25,7 @@ const AGES: Ages = Ages {
     wait: Duration::from_millis(100),
 };
 /// When a page loads itself again that has nothing to show yet, or only what is old.
-const REFRESH_SECS: u32 = 2;
+pub(super) const REFRESH_SECS: u32 = 2;
 
 pub(super) struct Diagnosis(Kept<DoctorResponse>);
 

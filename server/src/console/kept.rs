@@ -132,16 +132,40 @@ impl<T: Send + Sync + 'static> Kept<T> {
         if let Some(found) = self.begin(read) {
             return found.map(Some);
         }
+        self.wait(has_ended).await
+    }
+
+    /// The same, but of an answer that is no longer young, a page waits for the next one too, and shows the last one if that
+    /// takes longer.
+    ///
+    /// # Errors
+    /// The last read failed.
+    pub(super) async fn get_anew(
+        &self,
+        read: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<Option<Found<T>>, Failure> {
+        let has_ended = self.read.notified();
+        let found = self.begin(read);
+        if self.lock().is_reading {
+            return self.wait(has_ended).await;
+        }
+        match found {
+            Some(found) => found.map(Some),
+            // It has ended since.
+            None => self.wait(std::future::ready(())).await,
+        }
+    }
+
+    /// What there is when a read has ended, or after as long as a page waits.
+    async fn wait(&self, has_ended: impl Future<Output = ()>) -> Result<Option<Found<T>>, Failure> {
         // Whoever asks in between sees that it has ended, or is told.
         let _ = tokio::time::timeout(self.ages.wait, has_ended).await;
         let state = self.lock();
-        if state.is_reading {
-            return Ok(None);
+        let last = state.last.as_ref().map(|last| last.found(&self.ages));
+        match &state.failed {
+            Some(failed) if !state.is_reading => Err(failed.failure.clone()),
+            _ => Ok(last),
         }
-        if let Some(failed) = &state.failed {
-            return Err(failed.failure.clone());
-        }
-        Ok(state.last.as_ref().map(|last| last.found(&self.ages)))
     }
 
     /// What can be shown at once. Begins a read if that is due.
@@ -261,6 +285,36 @@ mod tests {
         has_ended.await;
         let found = kept.get(std::future::pending()).await.unwrap().unwrap();
         assert_eq!(*found.answer, 7);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_read_anew_is_waited_for() {
+        let kept = kept(Duration::ZERO, LONG);
+        for number in 1..4 {
+            // What took no time is soon read again.
+            let found = loop {
+                let found = kept.get_anew(async move { Ok(number) }).await;
+                let found = *found.unwrap().unwrap().answer;
+                if found == number {
+                    break found;
+                }
+            };
+            assert_eq!(found, number);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_answer_is_shown_while_the_next_one_takes_long() {
+        let kept = kept(Duration::ZERO, Duration::ZERO);
+        let has_ended = kept.read.notified();
+        assert!(kept.get_anew(async { Ok(1) }).await.is_ok());
+        has_ended.await;
+        while !kept.lock().is_reading {
+            let found = kept.get_anew(std::future::pending()).await;
+            assert_eq!(*found.unwrap().unwrap().answer, 1);
+        }
+        let found = kept.get_anew(async { Ok(2) }).await.unwrap().unwrap();
+        assert_eq!(*found.answer, 1);
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ mod account_periods;
 mod accounts;
 mod actions;
 mod address_rates;
+mod asked_usage;
 mod audit;
 mod calls;
 mod chart;
@@ -59,6 +60,7 @@ use axum::{
 pub(crate) use self::calls::Stack;
 use self::{
     address_rates::AddressRates,
+    asked_usage::AskedUsage,
     calls::{Calls, Failure},
     diagnosis::Diagnosis,
     layout::Page,
@@ -141,6 +143,7 @@ pub(crate) struct Console {
     failure_lines: LogLimit,
     diagnosis: Diagnosis,
     recent_usage: RecentUsage,
+    asked_usage: AskedUsage,
     /// Pages that are made or wait to be read.
     pages: PageLimit,
     /// The slots that usage is kept in.
@@ -168,6 +171,7 @@ impl Console {
             failure_lines: LogLimit::new(),
             diagnosis: Diagnosis::default(),
             recent_usage: RecentUsage::default(),
+            asked_usage: AskedUsage::default(),
             pages: PageLimit::default(),
             slots,
             writes_without_key,
@@ -320,7 +324,9 @@ impl Console {
             HttpPath::ConsoleOverview => {
                 overview::page(visitor, &self.diagnosis, &self.recent_usage).await
             }
-            HttpPath::ConsoleUsage => usage::page(visitor, &self.recent_usage).await,
+            HttpPath::ConsoleUsage => {
+                usage::page(visitor, &self.recent_usage, &self.asked_usage).await
+            }
             HttpPath::ConsoleAccounts => accounts::page(visitor).await,
             HttpPath::ConsoleAccount => account::page(visitor).await,
             HttpPath::ConsoleReports => reports::page(visitor).await,

@@ -10,8 +10,10 @@ use usage_proto::v1::{
 
 use super::{
     account::{step, steps_of},
+    asked_usage::{AskedUsage, Question},
     calls::Failure,
     chart::MAX_POINTS,
+    diagnosis::{self, REFRESH_SECS},
     html::{
         ROWS, account_link_in, choice, field, foreign, grouped, json_url, more_named, or_reason,
         period_label, rfc3339, time, url,
@@ -33,48 +35,59 @@ const DEFAULT_DAYS: u32 = 30;
 /// What an address may choose. Without any, the page shows what is kept for the first page.
 const CHOICES: [&str; 6] = ["meter", "prefix", "by", "start", "end", "page"];
 
-pub(super) async fn page(visitor: &Visitor, recent: &RecentUsage) -> Result<Page, Failure> {
-    let (query, calls) = (&visitor.query, &visitor.calls);
+pub(super) async fn page(
+    visitor: &Visitor,
+    recent: &RecentUsage,
+    asked: &AskedUsage,
+) -> Result<Page, Failure> {
+    let query = &visitor.query;
     let zone = visitor.zone.zone()?;
     if CHOICES.iter().all(|name| query.get(name).is_empty()) {
         return Ok(kept(visitor, zone, recent).await);
     }
     let request = request(visitor, zone)?;
     let is_first = query.get("page").is_empty();
-    let accounts = accounts_request(query, &request);
-    let summary = async {
-        if is_first {
-            calls.get_summary(request.clone()).await.map(Some)
-        } else {
-            Ok(None)
-        }
+    let question = Question {
+        summary: is_first.then(|| request.clone()),
+        accounts: accounts_request(query, &request),
     };
-    let accounts_page = async {
-        match &accounts {
-            Some(accounts) => calls.list_usage(accounts.clone()).await.map(Some),
-            None => Ok(None),
-        }
-    };
-    let (summary, accounts_page) = tokio::join!(summary, accounts_page);
+    let chosen = CHOICES.iter().map(|name| query.text(name));
+    let chosen = chosen.chain([zone.name().to_owned()]).collect();
+    let found = asked.read(visitor, chosen, question.clone()).await;
     // Of a wrong address, the page says so and no more.
-    let summary = match summary {
+    let found = match found {
         Err(failure) if failure.status == http::StatusCode::BAD_REQUEST => {
             return Err(failure);
         }
         other => other,
     };
+    let again = again(visitor);
     let content = html! {
         h1 { "Usage of all accounts" }
         (filters(visitor))
-        (or_reason(&summary, |summary| html! {
-            @if let Some(summary) = summary { (shown(summary, visitor, zone)) }
-        }))
-        (or_reason(&accounts_page, |page| html! {
-            @if let (Some(page), Some(request)) = (page, &accounts) { (all_accounts(page, request, visitor)) }
+        (or_reason(&found, |found| html! {
+            @match found {
+                None => (diagnosis::being_checked(&again)),
+                Some(found) => {
+                    @if found.age.as_secs() > 1 { p .note { "Read " (found.age.as_secs()) " s ago. It is read again while somebody looks." } }
+                    @if let Some(summary) = &found.answer.summary { (shown(summary, visitor, zone)) }
+                    @if let (Some(page), Some(request)) = (&found.answer.accounts, &question.accounts) { (all_accounts(page, request, visitor)) }
+                }
+            }
         }))
         p .more { a href=(json_of(&request)) { "The sums as JSON" } }
     };
-    Ok(Page::new("Usage of all accounts", content))
+    let page = Page::new("Usage of all accounts", content);
+    Ok(match found {
+        Ok(None) => page.refreshed(REFRESH_SECS, &again),
+        _ => page,
+    })
+}
+
+/// The address of this page.
+fn again(visitor: &Visitor) -> String {
+    let pairs = visitor.query.with(&[]);
+    format!("{}?{pairs}", HttpPath::ConsoleUsage.name())
 }
 
 /// The usage of the last days as it was last read.
