@@ -3,6 +3,7 @@
 use super::{
     Answer, Browser,
     actions::{checked_correction, confirmed, of_report, only_report, send, signed_in},
+    form_token,
     pages::reject,
 };
 use crate::support::{

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
-use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
+use tonic::{Code, Request, client::Grpc, transport::Channel};
 use usage_client::proto::{FILE_DESCRIPTOR_SET, KeyRole, RevokeKeyRequest};
 use usage_server::domain::{
     access::{Requirement, Role},
