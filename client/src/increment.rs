@@ -32,7 +32,7 @@ impl Key {
         match self {
             Self::Is(key) if key.is_empty() => Err(Error::invalid(
                 "idempotency_key",
-                "the key is empty; to send none, call `without_key`",
+                "the key is empty; it must have 1 to 255 bytes, or be left out",
             )),
             Self::Is(key) => Ok(key),
             Self::Unset | Self::Without => Ok(String::new()),
@@ -187,5 +187,7 @@ mod tests {
         let error = Increment::new("a").key("").into_wire().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert_eq!(error.violations()[0].field, "idempotency_key");
+        let said = "the key is empty; it must have 1 to 255 bytes, or be left out";
+        assert_eq!(error.violations()[0].description, said);
     }
 }

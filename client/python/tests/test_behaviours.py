@@ -15,7 +15,7 @@ import threading
 import time
 import unittest
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import grpc
@@ -252,6 +252,24 @@ class Behaviours(unittest.TestCase):
         self.assertIn("'steps'", logged.output[0])
         self.client.check_meters(["tokens", ""])
 
+    def test_empty_key_is_refused(self) -> None:
+        server = self.scripted(counted)
+        client = self.connect(server.address)
+        calls: list[tuple[str, Callable[[], object]]] = [
+            ("idempotency_key", lambda: client.increment("acct-1", key="")),
+            ("idempotency_key", lambda: client.increment_batch(["acct-1"], key="")),
+            ("idempotency_key", lambda: client.increment_batch(["acct-1"], key="", dry_run=True)),
+            ("increments[1].idempotency_key", lambda: client.increment_batch(["acct-1", Increment("acct-1", key="")])),
+            ("idempotency_key", lambda: client.correct("acct-1", 1, "a test", key="")),
+        ]
+        for field, call in calls:
+            with self.assertRaises(UsageError) as raised:
+                call()
+            self.assertEqual(raised.exception.kind, ErrorKind.INVALID)
+            wrong = [(one.field, one.description) for one in raised.exception.violations]
+            self.assertEqual(wrong, [(field, "the key is empty; it must have 1 to 255 bytes, or be left out")])
+        self.assertEqual(server.calls, [])
+
     def test_batch_items_are_answered_each(self) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
         self.client.increment("acct-batch", key="known")
@@ -320,7 +338,7 @@ class Behaviours(unittest.TestCase):
 class EveryBehaviour(unittest.TestCase):
     def test_every_behaviour_of_the_list_has_a_test(self) -> None:
         named = [line.split(":")[0] for line in LIST.read_text().splitlines() if line]
-        self.assertGreaterEqual(len(named), 12)
+        self.assertGreaterEqual(len(named), 13)
         tested = {name.removeprefix("test_") for name in dir(Behaviours) if name.startswith("test_")}
         self.assertEqual(tested, set(named))
 

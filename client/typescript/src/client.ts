@@ -46,7 +46,10 @@ export interface Increment {
   readonly meter?: string;
   /** How much, in the meter's unit: 1 to 1,000,000,000,000. Absent: 1. */
   readonly quantity?: Quantity;
-  /** The idempotency key, at most 255 bytes. Absent: one is made. `null`: none; the call may then not be repeated safely. */
+  /**
+   * The idempotency key, 1 to 255 bytes. Absent: one is made; an increment of a batch has none, because the batch has one.
+   * `null`: none; the call may then not be repeated safely.
+   */
   readonly key?: string | null;
   /** When it was used: at most 34 days ago. Absent: now, by the server's clock. */
   readonly at?: Date;
@@ -181,8 +184,8 @@ export class UsageClient {
   /** Counts 1 to 1,000 increments in one transaction. A refused one does not affect the others. */
   async incrementBatch(increments: Iterable<Increment>, options: BatchOptions = {}): Promise<BatchOutcome> {
     const { key: given, dryRun = false, ...call } = options;
-    const key = dryRun ? given : this.#keyOr(given);
-    const wire = Array.from(increments, wireIncrement);
+    const key = dryRun && given === undefined ? undefined : this.#keyOr(given);
+    const wire = Array.from(increments, (increment, place) => wireIncrement(increment, `increments[${place}].`));
     if (wire.length < 1 || wire.length > MAX_BATCH) {
       throw UsageError.invalid("increments", `${wire.length} increments are not 1 to ${MAX_BATCH}`);
     }
@@ -238,25 +241,34 @@ export class UsageClient {
   }
 
   #keyOr(key: string | undefined): string {
-    return key === undefined || key === "" ? this.newKey() : key;
+    return key === undefined ? this.newKey() : checkedKey("idempotency_key", key);
   }
 }
 
-function wireIncrement(increment: Increment): MessageInitShape<typeof IncrementRequestSchema> {
+/** An empty key means none in the contract: the program's own retry would count again. */
+function checkedKey(field: string, key: string): string {
+  if (key === "") {
+    throw UsageError.invalid(field, "the key is empty; it must have 1 to 255 bytes, or be left out");
+  }
+  return key;
+}
+
+/** `within` goes before the names of its fields in errors. */
+function wireIncrement(increment: Increment, within = ""): MessageInitShape<typeof IncrementRequestSchema> {
   const { accountId, meter = "", quantity, key, at } = increment;
   return create(IncrementRequestSchema, {
     accountId,
     meter,
-    idempotencyKey: key ?? "",
-    ...(quantity === undefined ? {} : { quantity: wireQuantity(quantity) }),
-    ...(at === undefined ? {} : { timestamp: timestamp("at", at) }),
+    idempotencyKey: key === undefined || key === null ? "" : checkedKey(`${within}idempotency_key`, key),
+    ...(quantity === undefined ? {} : { quantity: wireQuantity(quantity, `${within}quantity`) }),
+    ...(at === undefined ? {} : { timestamp: timestamp(`${within}at`, at) }),
   });
 }
 
 /** A number that is not a safe integer has lost digits already. */
-function wireQuantity(quantity: Quantity): bigint {
+function wireQuantity(quantity: Quantity, field = "quantity"): bigint {
   if (typeof quantity === "number" && !Number.isSafeInteger(quantity)) {
-    throw UsageError.invalid("quantity", `${quantity} is not a whole number that JavaScript holds exactly; use a bigint`);
+    throw UsageError.invalid(field, `${quantity} is not a whole number that JavaScript holds exactly; use a bigint`);
   }
   return BigInt(quantity);
 }

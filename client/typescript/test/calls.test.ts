@@ -186,6 +186,27 @@ test("no_retry_of_what_cannot_succeed", LIMIT, async (t) => {
   assert.equal(proxy.calls.length, 0);
 });
 
+test("empty_key_is_refused", LIMIT, async (t) => {
+  const server = await startServer(t);
+  const proxy = await startProxy(t, server.url);
+  const client = createUsageClient({ server: proxy.url, retry: QUICK });
+  const accountId = "acct";
+  const calls: [string, () => Promise<unknown>][] = [
+    ["idempotency_key", () => client.increment({ accountId, key: "" })],
+    ["idempotency_key", () => client.incrementBatch([{ accountId }], { key: "" })],
+    ["idempotency_key", () => client.incrementBatch([{ accountId }], { key: "", dryRun: true })],
+    ["increments[1].idempotency_key", () => client.incrementBatch([{ accountId }, { accountId, key: "" }])],
+    ["idempotency_key", () => client.correct({ accountId, quantity: 1n, reason: "a test", key: "" })],
+  ];
+  for (const [field, call] of calls) {
+    const error = await failure(call());
+    assert.equal(error.kind, "invalid");
+    const description = "the key is empty; it must have 1 to 255 bytes, or be left out";
+    assert.deepEqual(error.violations, [{ field, description }]);
+  }
+  assert.equal(proxy.calls.length, 0);
+});
+
 test("batch_items_are_answered_each", LIMIT, async (t) => {
   const server = await startServer(t);
   const client = createUsageClient({ server: server.url });

@@ -33,20 +33,19 @@ class Increment:
     timestamp: datetime.datetime | None = None
     """When it was used, with a time zone: at most 34 days ago and 5 minutes in the future."""
 
-    def to_message(self) -> messages.IncrementRequest:
-        """The message, or an error of the kind `INVALID` if a field does not fit into it."""
-        if self.key == "":
-            raise invalid("idempotency_key", "the key is empty; leave it out for none")
+    def to_message(self, within: str = "") -> messages.IncrementRequest:
+        """The message, or an error of the kind `INVALID` if a field does not fit into it. `within` goes before its name."""
+        check_key(f"{within}idempotency_key", self.key)
         try:
             return messages.IncrementRequest(
                 account_id=self.account_id,
                 meter=self.meter,
                 quantity=self.quantity,
                 idempotency_key=self.key or "",
-                timestamp=to_timestamp("timestamp", self.timestamp),
+                timestamp=to_timestamp(f"{within}timestamp", self.timestamp),
             )
         except (TypeError, ValueError) as error:
-            raise invalid("increment", str(error)) from error
+            raise invalid(within.rstrip(".") or "increment", str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +99,12 @@ class BatchOutcome:
         return [(place, result) for place, result in enumerate(self.results) if result.outcome not in counted]
 
 
+def check_key(field: str, key: str | None) -> None:
+    """Refuses an empty key: it means none in the contract, so the program's own retry would count again."""
+    if key == "":
+        raise invalid(field, "the key is empty; it must have 1 to 255 bytes, or be left out")
+
+
 def to_timestamp(field: str, at: datetime.datetime | None) -> Timestamp | None:
     """A time of a request."""
     if at is None:
@@ -113,13 +118,14 @@ def to_timestamp(field: str, at: datetime.datetime | None) -> Timestamp | None:
 
 def to_batch(increments: Sequence[Increment | str], key: str, dry_run: bool) -> messages.IncrementBatchRequest:
     """The message of a batch; a text is an account id."""
-    if not key:
-        raise invalid("idempotency_key", "the key is empty; leave it out to have one made")
+    check_key("idempotency_key", key)
     if not 1 <= len(increments) <= MAX_BATCH:
         raise invalid("increments", f"{len(increments)} increments are not between 1 and {MAX_BATCH}")
     items = [Increment(one) if isinstance(one, str) else one for one in increments]
     return messages.IncrementBatchRequest(
-        increments=[item.to_message() for item in items], idempotency_key=key, dry_run=dry_run
+        increments=[item.to_message(f"increments[{place}].") for place, item in enumerate(items)],
+        idempotency_key=key,
+        dry_run=dry_run,
     )
 
 

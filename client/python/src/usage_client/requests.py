@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Sequence
 
 from usage_client.errors import invalid, malformed
-from usage_client.increments import to_timestamp
+from usage_client.increments import check_key, to_timestamp
 from usage_client.proto import period_pb2
 from usage_client.proto import usage_service_pb2 as messages
 
@@ -48,8 +48,7 @@ def correct_request(
     timestamp: datetime.datetime | None,
 ) -> messages.CorrectRequest:
     """What `correct` sends."""
-    if not key:
-        raise invalid("idempotency_key", "the key is empty; leave it out to have one made")
+    check_key("idempotency_key", key)
     try:
         return messages.CorrectRequest(
             account_id=account_id,

@@ -12,7 +12,9 @@ use std::{
 };
 
 use tonic::Code;
-use usage_client::{Batch, ErrorKind, Increment, IncrementResult, Reason, Retry, UsageClient};
+use usage_client::{
+    Batch, Correct, ErrorKind, Increment, IncrementResult, Reason, Retry, UsageClient,
+};
 
 use self::{
     programs::{api_key_from_environment_and_file, recorder_flushes_at_exit},
@@ -45,6 +47,7 @@ behaviours!(
     recorder_flushes_at_exit,
     recorder_is_bounded,
     wrong_meter_is_told_at_start,
+    empty_key_is_refused,
     batch_items_are_answered_each,
     api_key_from_environment_and_file,
 );
@@ -57,7 +60,7 @@ fn every_behaviour_of_the_list_has_a_test() {
     let list = include_str!("../../../../client/behaviours.txt");
     let named = list.lines().filter_map(|line| line.split_once(": "));
     let named: BTreeSet<&str> = named.map(|(name, _)| name).collect();
-    assert!(named.len() >= 12, "{named:?}");
+    assert!(named.len() >= 13, "{named:?}");
     let tested: BTreeSet<&str> = TESTED.iter().copied().collect();
     assert_eq!(tested, named);
 }
@@ -231,6 +234,37 @@ async fn no_retry_of_what_cannot_succeed(world: World) {
             .duplicate
     );
     assert_eq!(flaky.calls(), 2);
+    world.finish().await;
+}
+
+async fn empty_key_is_refused(world: World) {
+    let flaky = FlakyServer::start(world.endpoint(), []).await;
+    let client = quick(flaky.endpoint());
+    let own = Increment::new("acct").key("");
+    let batch = Batch::new().push("acct").key("");
+    let item = Batch::new().push("acct").push(own.clone());
+    let correction = Correct::new("acct", 1, "a test").key("");
+    let errors = [
+        client.increment(own).await.unwrap_err(),
+        client.increment_batch(batch.dry_run()).await.unwrap_err(),
+        client.increment_batch(item).await.unwrap_err(),
+        client.correct(correction).await.unwrap_err(),
+    ];
+    let fields = [
+        "idempotency_key",
+        "idempotency_key",
+        "increments[1].idempotency_key",
+        "idempotency_key",
+    ];
+    for (error, field) in errors.iter().zip(fields) {
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.violations().len(), 1);
+        let wrong = &error.violations()[0];
+        assert_eq!(wrong.field, field);
+        let said = "the key is empty; it must have 1 to 255 bytes, or be left out";
+        assert_eq!(wrong.description, said);
+    }
+    assert_eq!(flaky.calls(), 0);
     world.finish().await;
 }
 
