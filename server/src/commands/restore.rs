@@ -216,7 +216,8 @@ async fn restore(
         Err(OfflineError::NotConfirmed) => {
             writeln!(
                 out,
-                "Nothing was entered. Sending stays paused: run this again, with --yes to enter without asking."
+                "Nothing was entered. {}The reports that were open are closed. Sending stays paused: run this again, with --yes to enter without asking.",
+                restore.named_moment()
             )?;
             Ok(false)
         }

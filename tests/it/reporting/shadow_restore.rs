@@ -12,6 +12,7 @@ on_both_engines!(
     a_restore_compares_only_what_is_from_the_moment_on,
     a_backup_from_before_the_moment_sends_nothing_until_it_is_named,
     a_moment_that_is_stated_in_the_restore_bills_nothing_twice,
+    a_moment_that_is_named_stays_if_nothing_is_entered,
     a_stated_moment_takes_back_nothing_that_was_billed,
 );
 
@@ -151,6 +152,51 @@ async fn a_moment_that_is_stated_in_the_restore_bills_nothing_twice(mut world: W
     assert!(done.unwrap(), "{printed}");
     let lacks = "Stripe has 100 units that the database lacks";
     assert!(printed.contains(lacks), "{printed}");
+    world.start_server().await;
+    let before = at(MOMENT) - TimeDelta::hours(1);
+    world.count("acct", 20, before).await;
+    let later = at(MOMENT) + TimeDelta::hours(2);
+    world.move_clocks(later).await;
+    world.count("acct", 5, later).await;
+    world.report_all().await;
+    world.wait_until_sent("acct").await;
+    assert_eq!(total(&world).await, 135);
+    assert_eq!(world.usage("acct").await, (135, 105, 0, 30));
+    world.finish().await;
+}
+
+async fn a_moment_that_is_named_stays_if_nothing_is_entered(mut world: World) {
+    shadow(&mut world).await;
+    both(&world, "theirs_1", 10, at(NOON)).await;
+    let backup = world.back_up().await;
+    switch_over(&mut world).await;
+    world.put_back(&backup).await;
+    let (bill, enter) = (
+        "Bill usage of 2027-03-20T15:00:00Z and later",
+        "Enter this as usage already sent?",
+    );
+    let (done, printed) = world
+        .restore_with_moment(at(NOON), at(MOMENT), Some("y\nn\n"))
+        .await;
+    assert!(!done.unwrap(), "{printed}");
+    assert!(printed.contains(bill), "{printed}");
+    let last = printed.lines().last().unwrap();
+    for said in [
+        enter,
+        "Nothing was entered.",
+        "The moment is named and stays: usage of 2027-03-20T15:00:00Z and later is billed.",
+        "The reports that were open are closed.",
+        "Sending stays paused: run this again",
+    ] {
+        assert!(last.contains(said), "{said}: {printed}");
+    }
+    // It is known now, so only the other question is asked.
+    let (done, printed) = world
+        .restore_with_moment(at(NOON), at(MOMENT), Some("y\n"))
+        .await;
+    assert!(done.unwrap(), "{printed}");
+    assert!(!printed.contains(bill), "{printed}");
+    assert!(printed.contains(enter), "{printed}");
     world.start_server().await;
     let before = at(MOMENT) - TimeDelta::hours(1);
     world.count("acct", 20, before).await;

@@ -62,6 +62,14 @@ impl Restore<'_> {
         Ok(confirm(&question, out, answers)?)
     }
 
+    /// What a refusal to enter leaves as it is: the moment was named before it was asked for.
+    pub(super) fn named_moment(&self) -> String {
+        self.bill_from.map_or_else(String::new, |at| {
+            let at = rfc3339(at);
+            format!("The moment is named and stays: usage of {at} and later is billed. ")
+        })
+    }
+
     /// Names the moment that was stated. Sending is paused meanwhile, and what was counted of after it is compared with Stripe
     /// before it is sent.
     pub(super) async fn name_moment(&self, out: &mut impl Write) -> Result<(), OfflineError> {
