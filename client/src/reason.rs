@@ -99,6 +99,10 @@ pub enum Reason {
     AccountNotDeletable,
     /// The month is not over, something of it is not final, or its rows contradict the ledger check.
     MonthNotClosed,
+    /// The call is from a web page of an origin that may not call. Nothing was done.
+    OriginNotAllowed,
+    /// The server has no API key yet, and the call does not use a name of its own machine. Nothing was done.
+    HostNotLocal,
     /// The server does not know the method, or the compression of the message.
     Unimplemented,
     /// A reason that this version of the client does not know.
@@ -137,7 +141,7 @@ impl Reason {
 }
 
 /// The reasons of the proto that this version knows.
-static KNOWN: [(ErrorReason, Reason); 46] = [
+static KNOWN: [(ErrorReason, Reason); 48] = [
     (ErrorReason::InvalidField, Reason::InvalidField),
     (ErrorReason::UnknownMeter, Reason::UnknownMeter),
     (ErrorReason::TimestampTooOld, Reason::TimestampTooOld),
@@ -178,6 +182,8 @@ static KNOWN: [(ErrorReason, Reason); 46] = [
     (ErrorReason::IncrementNotFound, Reason::IncrementNotFound),
     (ErrorReason::InvoiceNotFound, Reason::InvoiceNotFound),
     (ErrorReason::MonthNotClosed, Reason::MonthNotClosed),
+    (ErrorReason::OriginNotAllowed, Reason::OriginNotAllowed),
+    (ErrorReason::HostNotLocal, Reason::HostNotLocal),
     (ErrorReason::NotResolvable, Reason::NotResolvable),
     (ErrorReason::DeadlineExceeded, Reason::DeadlineExceeded),
     (ErrorReason::MalformedMessage, Reason::MalformedMessage),

@@ -311,6 +311,18 @@ pub enum Error {
     /// Too many keys that were not seen before are looked up: retry later.
     #[error("too many API keys are looked up for the first time; nothing was done, so retry later")]
     TooManyKeys,
+    /// A web page of an origin that may not call: name it in the setting.
+    #[error(
+        "web pages of {} may not call this server: HTTP_CORS_ORIGINS names the origins that may",
+        quoted(.0)
+    )]
+    OriginNotAllowed(String),
+    /// The host is not a name of this machine, and no caller needs a key: use such a name, or create a key.
+    #[error(
+        "without API keys, this server answers only at localhost, 127.0.0.1 and [::1]; \
+         create a key with `usage-server keys create` to use another name"
+    )]
+    HostNotLocal,
     /// The key does not exist.
     #[error("API key {} not found", quoted(.0))]
     ApiKeyNotFound(String),

@@ -28,7 +28,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::{answers::MAX_ANSWER_BYTES, connect::http_status, pages::PageLimit};
+pub(crate) use self::{
+    answers::MAX_ANSWER_BYTES,
+    connect::{http_status, refusal},
+    pages::PageLimit,
+};
 pub use self::{error::ServeError, listeners::Listeners};
 use self::{
     services::{Services, size},

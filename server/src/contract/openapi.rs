@@ -259,9 +259,13 @@ fn error_schema() -> Value {
                     "if": { "properties": { "type": { "const": "google.rpc.ErrorInfo" } } },
                     "then": { "properties": { "debug": { "$ref": "#/components/schemas/connect.ErrorInfo" } } },
                 },
+                "contains": {
+                    "properties": { "type": { "const": "google.rpc.ErrorInfo" } },
+                    "required": ["type", "debug"],
+                },
             },
         },
-        "required": ["code"],
+        "required": ["code", "details"],
         "additionalProperties": false,
     })
 }

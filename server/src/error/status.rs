@@ -54,6 +54,8 @@ impl Error {
             Self::MonthNotClosed(_) | Self::BooksDiffer(_) => "MONTH_NOT_CLOSED",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied(_) => "PERMISSION_DENIED",
+            Self::OriginNotAllowed(_) => "ORIGIN_NOT_ALLOWED",
+            Self::HostNotLocal => "HOST_NOT_LOCAL",
             Self::ApiKeyNotFound(_) => "API_KEY_NOT_FOUND",
             Self::ClockInDoubt(_) => "CLOCK_IN_DOUBT",
             Self::ShuttingDown => "SHUTTING_DOWN",
@@ -93,7 +95,7 @@ impl Error {
             | Self::InvoiceNotFound { .. }
             | Self::ApiKeyNotFound(_) => Code::NotFound,
             Self::Unauthenticated => Code::Unauthenticated,
-            Self::PermissionDenied(_) => Code::PermissionDenied,
+            Self::PermissionDenied(_) | Self::OriginNotAllowed(_) => Code::PermissionDenied,
             Self::Overloaded { .. }
             | Self::TooManyChanges { .. }
             | Self::TooManyRuns { .. }
@@ -128,7 +130,8 @@ impl Error {
             | Self::SubscriptionNotChangeable(_)
             | Self::UsageNeedsDecision { .. }
             | Self::BelowZero { .. }
-            | Self::NotResolvable { .. } => Code::FailedPrecondition,
+            | Self::NotResolvable { .. }
+            | Self::HostNotLocal => Code::FailedPrecondition,
             Self::Internal(_) => Code::Internal,
         }
     }

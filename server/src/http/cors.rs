@@ -4,18 +4,12 @@
 //! could otherwise change what the service on the same machine stores.
 
 use axum::{
-    body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use serde_json::json;
 
-use crate::{
-    config::Origin,
-    domain::violation::quoted,
-    request_context::{REQUEST_ID, RequestContext},
-};
+use crate::{config::Origin, error::Error};
 
 /// How long a browser remembers what is allowed.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
@@ -41,8 +35,10 @@ pub(super) enum Asked {
     ByNoPage,
     /// A page of this origin, which is allowed.
     ByAllowed(HeaderValue),
-    /// A browser that asks what is allowed, or a page that may not ask.
+    /// A browser that asks what is allowed.
     Answered(Box<Response>),
+    /// A page that may not ask.
+    Refused(Error),
 }
 
 impl Cors {
@@ -60,7 +56,8 @@ impl Cors {
             .iter()
             .any(|known| known.as_bytes() == origin.as_bytes());
         if !is_allowed {
-            return Asked::Answered(Box::new(refusal(origin, headers)));
+            let origin = String::from_utf8_lossy(origin.as_bytes());
+            return Asked::Refused(Error::OriginNotAllowed(origin.into_owned()));
         }
         let is_preflight = request.method() == Method::OPTIONS
             && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -88,20 +85,4 @@ impl Cors {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
         }
     }
-}
-
-fn refusal(origin: &HeaderValue, headers: &HeaderMap) -> Response {
-    let origin = quoted(&String::from_utf8_lossy(origin.as_bytes()));
-    let message = format!(
-        "web pages of {origin} may not call this server: HTTP_CORS_ORIGINS names the origins that may"
-    );
-    let error = json!({ "code": "permission_denied", "message": message });
-    let mut answer = (StatusCode::FORBIDDEN, Body::from(error.to_string())).into_response();
-    let json = HeaderValue::from_static("application/json");
-    let id = RequestContext::of(headers).header();
-    let answer_headers: &mut HeaderMap = answer.headers_mut();
-    answer_headers.insert(header::CONTENT_TYPE, json);
-    let id = id.map(|id| -> (HeaderName, HeaderValue) { (REQUEST_ID, id) });
-    answer_headers.extend(id);
-    answer
 }

@@ -3,7 +3,12 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use axum::{Router, extract::Request, response::Response};
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use tower::ServiceExt as _;
 
 use super::{
@@ -13,7 +18,11 @@ use super::{
 };
 use crate::{
     console::{self, Console, Place},
+    contract::Contract,
     domain::http_paths::HttpPath,
+    error::Error,
+    request_context::{REQUEST_ID, RequestContext},
+    serve,
 };
 
 /// What a socket answers. Cheap to clone.
@@ -21,6 +30,8 @@ use crate::{
 pub(super) struct Front {
     router: Router,
     names: LocalNames,
+    /// How errors are written.
+    contract: Arc<Contract>,
     /// Absent where there are none.
     services: Option<Services>,
 }
@@ -36,18 +47,24 @@ pub(super) struct Services {
 }
 
 impl Front {
-    pub(super) fn new(router: Router, names: LocalNames, services: Option<Services>) -> Self {
+    pub(super) fn new(
+        router: Router,
+        names: LocalNames,
+        contract: Arc<Contract>,
+        services: Option<Services>,
+    ) -> Self {
         Self {
             router,
             names,
+            contract,
             services,
         }
     }
 
     pub(super) async fn answer(self, mut request: Request) -> Result<Response, Infallible> {
         let is_method = is_method(request.uri().path());
-        if let Some(refusal) = self.names.check(&request, is_method).await {
-            return Ok(refusal);
+        if let Some(error) = self.names.check(&request).await {
+            return Ok(self.refused_by_name(error, request.headers(), is_method));
         }
         let path = request.uri().path();
         let Some(services) = self
@@ -61,6 +78,10 @@ impl Front {
             Asked::ByNoPage => None,
             Asked::ByAllowed(origin) => Some(origin),
             Asked::Answered(answer) => return Ok(*answer),
+            Asked::Refused(error) => {
+                let context = RequestContext::of(request.headers());
+                return Ok(serve::refusal(&self.contract, error, &context));
+            }
         };
         let is_of_session = match console {
             Some((console, place)) if is_method => console.identify_link(place, &mut request).await,
@@ -76,6 +97,25 @@ impl Front {
             console::protect(&mut answer);
         }
         Ok(answer)
+    }
+
+    /// The refusal of a request by the name that it asks: in the form of all errors to a call, and as text otherwise.
+    fn refused_by_name(&self, error: Error, headers: &HeaderMap, is_method: bool) -> Response {
+        let context = RequestContext::of(headers);
+        let is_misdirected = matches!(error, Error::HostNotLocal);
+        let mut answer = if is_method {
+            serve::refusal(&self.contract, error, &context)
+        } else {
+            let mut answer = super::refusal(&error);
+            let id = context.header().map(|id| (REQUEST_ID, id));
+            answer.headers_mut().extend(id);
+            answer
+        };
+        if is_misdirected {
+            *answer.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+        }
+        console::protect(&mut answer);
+        answer
     }
 }
 

@@ -6,22 +6,13 @@
 use std::net::IpAddr;
 
 use axum::{
-    body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
-    response::{IntoResponse as _, Response},
+    http::{HeaderMap, Uri, header},
 };
-use serde_json::json;
 
 use crate::{
-    authentication::Authenticator,
-    console::{self, Place},
-    domain::http_paths::HttpPath,
-    request_context::{REQUEST_ID, RequestContext},
+    authentication::Authenticator, console::Place, domain::http_paths::HttpPath, error::Error,
 };
-
-const REFUSAL: &str = "HOST_NOT_LOCAL: without API keys, this server answers only at localhost, 127.0.0.1 and [::1]; \
-                       create a key with `usage-server keys create` to use another name";
 
 /// Refuses requests by names that are not those of this machine. Cheap to clone.
 #[derive(Clone)]
@@ -39,21 +30,15 @@ impl LocalNames {
         }
     }
 
-    /// The refusal of a request, if it has to be refused.
-    pub(super) fn check(
-        &self,
-        request: &Request,
-        is_method: bool,
-    ) -> impl Future<Output = Option<Response>> + use<> {
+    /// Why a request has to be refused, if it has to be.
+    pub(super) fn check(&self, request: &Request) -> impl Future<Output = Option<Error>> + use<> {
         let asked = self.authenticator.as_ref();
         let asked = asked.filter(|_| is_by_foreign_name(request)).cloned();
-        let asked = asked.map(|of| (of, RequestContext::of(request.headers())));
         async move {
-            let (authenticator, context) = asked?;
-            match authenticator.lets_anyone_call().await {
+            match asked?.lets_anyone_call().await {
                 Ok(false) => None,
-                Ok(true) => Some(refusal(&context, is_method)),
-                Err(error) => Some(super::refusal(&error)),
+                Ok(true) => Some(Error::HostNotLocal),
+                Err(error) => Some(error),
             }
         }
     }
@@ -79,22 +64,6 @@ pub(crate) fn host_name(uri: &Uri, headers: &HeaderMap) -> Option<String> {
         let host = headers.get(header::HOST)?;
         Some(String::from_utf8_lossy(host.as_bytes()).into_owned())
     })
-}
-
-fn refusal(context: &RequestContext, is_method: bool) -> Response {
-    let (kind, text) = if is_method {
-        let error = json!({ "code": "failed_precondition", "message": REFUSAL });
-        ("application/json", error.to_string())
-    } else {
-        ("text/plain; charset=utf-8", format!("{REFUSAL}\n"))
-    };
-    let mut answer = (StatusCode::MISDIRECTED_REQUEST, Body::from(text)).into_response();
-    console::protect(&mut answer);
-    let id = context.header();
-    let answer_headers: &mut HeaderMap = answer.headers_mut();
-    answer_headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    answer_headers.extend(id.map(|id| (REQUEST_ID, id)));
-    answer
 }
 
 fn is_local_name(host: &str) -> bool {

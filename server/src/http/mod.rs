@@ -186,7 +186,8 @@ impl HttpServer {
         let listener = LimitedListener::new(listener, protocol, security, self.0.places);
         let closing = listener.close_unwanted();
         let names = LocalNames::new(place, &self.0.authenticator);
-        let front = Front::new(self.router(socket, place), names, services);
+        let contract = Arc::clone(&self.0.rpc.contract);
+        let front = Front::new(self.router(socket, place), names, contract, services);
         let builder = connections::Builder::new(protocol, self.0.rpc.streams_per_connection);
         let proxies = self.0.trusted_proxies.clone();
         tokio::select! {
@@ -336,7 +337,12 @@ fn refusal(error: &Error) -> Response {
         Error::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let mut answer = (status, format!("{error}\n")).into_response();
+    let mut text = format!("{error}\n");
+    if matches!(error, Error::HostNotLocal) {
+        // A person who reads it in a browser finds the name in the documentation.
+        text.insert_str(0, &format!("{}: ", error.reason()));
+    }
+    let mut answer = (status, text).into_response();
     if let Error::TooManyRequests { retry_after, .. } = error {
         // In whole seconds, and never sooner than it may be sent again.
         let secs = HeaderValue::from(retry_after.as_secs().saturating_add(1));

@@ -107,6 +107,14 @@ fn name_error(headers: &mut HeaderMap, id: &RequestId) {
     let Some(status) = Status::from_header_map(headers) else {
         return;
     };
+    if let Err(error) = with_id(&status, id).add_header(headers) {
+        // It had been a header before.
+        tracing::error!(%error, "an error could not be named");
+    }
+}
+
+/// The status with the id in its details.
+pub(super) fn with_id(status: &Status, id: &RequestId) -> Status {
     let info = pb::RequestInfo {
         request_id: id.to_string(),
         serving_data: String::new(),
@@ -133,11 +141,7 @@ fn name_error(headers: &mut HeaderMap, id: &RequestId) {
         ..pb::Status::default()
     };
     details.extend(more.encode_to_vec());
-    let named = Status::with_details(status.code(), status.message(), details.into());
-    if let Err(error) = named.add_header(headers) {
-        // It had been a header before.
-        tracing::error!(%error, "an error could not be named");
-    }
+    Status::with_details(status.code(), status.message(), details.into())
 }
 
 /// A body whose trailers have the id. What it does is in the span of the request.

@@ -91,6 +91,8 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         | ServerError::MonthChanged => (Reason::DatabaseUnavailable, Kind::Unavailable),
         ServerError::Unauthenticated => (Reason::Unauthenticated, Kind::Unauthenticated),
         ServerError::PermissionDenied(_) => (Reason::PermissionDenied, Kind::PermissionDenied),
+        ServerError::OriginNotAllowed(_) => (Reason::OriginNotAllowed, Kind::PermissionDenied),
+        ServerError::HostNotLocal => (Reason::HostNotLocal, Kind::Precondition),
         ServerError::ApiKeyNotFound(_) => (Reason::ApiKeyNotFound, Kind::NotFound),
         ServerError::ClockInDoubt(_) => (Reason::ClockInDoubt, Kind::Unavailable),
         ServerError::ShuttingDown => (Reason::ShuttingDown, Kind::Unavailable),
@@ -254,7 +256,8 @@ fn other_errors() -> Vec<ServerError> {
 #[test]
 fn every_server_error_has_a_reason_in_the_contract() {
     let refused = REFUSALS.into_iter().map(refusal);
-    for error in refused.chain(other_errors()).chain(sign_off_errors()) {
+    let rest = sign_off_errors().into_iter().chain(errors_of_http());
+    for error in refused.chain(other_errors()).chain(rest) {
         let (reason, kind) = reason_and_kind_of(&error);
         let arrived = as_it_arrives(error);
         assert_eq!(arrived.reason(), Some(&reason));
@@ -268,6 +271,13 @@ fn sign_off_errors() -> [ServerError; 4] {
         ServerError::MonthNotClosed("x".to_owned()),
         ServerError::BooksDiffer("x".to_owned()),
         ServerError::ExportTooSlow(Duration::from_mins(10)),
+    ]
+}
+
+fn errors_of_http() -> [ServerError; 2] {
+    [
+        ServerError::OriginNotAllowed("x".to_owned()),
+        ServerError::HostNotLocal,
     ]
 }
 

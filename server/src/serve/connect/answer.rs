@@ -71,7 +71,8 @@ impl Answers {
         Response::from_parts(parts, HttpBody::new(Waited::new(body, waiting)))
     }
 
-    fn failed(&self, status: &Status, mut parts: Parts) -> Response<HttpBody> {
+    /// The answer of a call that failed.
+    pub(super) fn failed(&self, status: &Status, mut parts: Parts) -> Response<HttpBody> {
         clean(&mut parts.headers);
         parts.status = http_status(status.code());
         parts.headers.insert(header::CONTENT_TYPE, JSON);

@@ -29,7 +29,15 @@ use tower_layer::Layer as _;
 pub(crate) use self::error::http_status;
 use self::{answer::Answers, request::Protocol, request_end::RequestEnd};
 pub(super) use self::{messages::Messages, request::ConnectCall};
-use crate::{connections::Activity, console::Stack, contract::Contract, http::RpcService};
+use super::requests::with_id;
+use crate::{
+    connections::Activity,
+    console::Stack,
+    contract::Contract,
+    error::Error,
+    http::RpcService,
+    request_context::{REQUEST_ID, RequestContext},
+};
 
 /// The services of gRPC with all their layers.
 pub(super) type RpcStack = Stack;
@@ -81,6 +89,19 @@ async fn answer(
     };
     end.mark(&mut answer);
     answer
+}
+
+/// The answer to a request that is refused before it comes to the services. It has the form of their errors.
+pub(crate) fn refusal(
+    contract: &Arc<Contract>,
+    error: Error,
+    context: &RequestContext,
+) -> Response<HttpBody> {
+    let status = with_id(&error.into(), &context.id);
+    let (mut parts, ()) = Response::new(()).into_parts();
+    let id = context.header().map(|id| (REQUEST_ID, id));
+    parts.headers.extend(id);
+    Answers::new(Arc::clone(contract)).failed(&status, parts)
 }
 
 async fn call(stack: RpcStack, request: Request<Body>) -> Response<Body> {

@@ -6,7 +6,8 @@ use tonic::Code;
 use usage_proto::v1::{GetResponse, IncrementRequest};
 
 use super::{
-    super::access::first_admin, Answer, GET, INCREMENT, JSON, call, envelope, envelopes, post, send,
+    super::access::first_admin, Answer, GET, INCREMENT, JSON, call, detail, envelope, envelopes,
+    post, send,
 };
 use crate::support::world::{World, hours_ago, on_both_engines, on_sqlite};
 
@@ -14,6 +15,7 @@ on_both_engines!(grpc_web_is_served);
 
 on_sqlite!(
     no_web_page_may_call_without_the_setting,
+    a_call_by_a_foreign_name_fails_as_other_calls_do,
     pages_of_the_origins_of_the_setting_may_call,
     grpc_web_can_be_text,
 );
@@ -33,6 +35,32 @@ fn cors_headers(answer: &Answer) -> Vec<String> {
         .collect()
 }
 
+/// The details have the id that the header has.
+#[track_caller]
+fn assert_names_its_request(answer: &Answer) {
+    let request = detail(&answer.json(), "google.rpc.RequestInfo");
+    let id = answer.header("x-request-id");
+    assert!(!id.is_empty());
+    assert_eq!(request["debug"]["requestId"], id);
+}
+
+async fn a_call_by_a_foreign_name_fails_as_other_calls_do(world: World) {
+    let named = [JSON, ("host", "evil.example"), ("x-request-id", "my-call")];
+    let refused = post(&world, INCREMENT, &named, r#"{"accountId":"acct"}"#).await;
+    refused.assert_error(421, "failed_precondition", "HOST_NOT_LOCAL");
+    assert_names_its_request(&refused);
+    assert_eq!(refused.header("x-request-id"), "my-call");
+    assert!(refused.text().contains("localhost"), "{}", refused.text());
+    // What is not a call gets a text.
+    let openapi = format!("{}/openapi.json", world.http_url());
+    let refused = send("GET", &openapi, &named[1..], "").await;
+    assert_eq!(refused.status, 421);
+    assert!(refused.text().starts_with("HOST_NOT_LOCAL: "));
+    assert_eq!(refused.header("x-request-id"), "my-call");
+    assert_eq!(world.count_rows("all_reports").await, 0);
+    world.finish().await;
+}
+
 async fn no_web_page_may_call_without_the_setting(world: World) {
     let url = format!("{}{INCREMENT}", world.http_url());
     let preflight = send("OPTIONS", &url, &[PAGE, METHOD, HEADERS], "").await;
@@ -45,8 +73,8 @@ async fn no_web_page_may_call_without_the_setting(world: World) {
             "{}",
             answer.text()
         );
-        assert_eq!(answer.json()["code"], "permission_denied");
-        assert!(!answer.header("x-request-id").is_empty());
+        answer.assert_error(403, "permission_denied", "ORIGIN_NOT_ALLOWED");
+        assert_names_its_request(&answer);
         assert!(cors_headers(&answer).is_empty());
     }
     let openapi = format!("{}/openapi.json", world.http_url());

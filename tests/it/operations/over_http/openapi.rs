@@ -9,7 +9,7 @@ use usage_server::domain::method_roles::METHODS;
 
 use super::{
     super::access::{access, create, first_admin, new_key},
-    Answer, call, envelope, envelopes, post, send,
+    Answer, INCREMENT, JSON, call, envelope, envelopes, post, send,
 };
 use crate::support::world::{World, hours_ago, on_both_engines, on_sqlite};
 
@@ -104,6 +104,15 @@ async fn the_description_is_whole(world: World) {
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
     let keys = &whole["components"]["securitySchemes"];
     assert_eq!(keys["apiKey"]["scheme"], "bearer");
+    // What does not come to the services has the errors of the description too.
+    for header in [
+        ("origin", "https://other.example.com"),
+        ("host", "evil.example"),
+    ] {
+        let refused = post(&world, INCREMENT, &[JSON, header], "{}").await;
+        assert_ne!(refused.status, 200);
+        description.assert_error(&refused.json(), header.0);
+    }
     // With keys, it needs one of any role.
     let (_, admin) = first_admin(&world).await;
     let mut with_key = access(&world, Some(&admin)).await;
