@@ -134,6 +134,8 @@
 )]
 
 mod account_check;
+#[cfg(test)]
+mod architecture;
 mod authentication;
 mod client_address;
 pub mod clock;

@@ -78,6 +78,11 @@ impl Failure {
         }
     }
 
+    /// A call ended without what it had to answer.
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Status::unavailable(message).into()
+    }
+
     /// An answer of its status that says when to ask again.
     pub(super) fn marked(&self, answer: impl IntoResponse) -> axum::response::Response {
         let mut answer = (self.status, answer).into_response();
@@ -127,6 +132,16 @@ impl From<Status> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Status::from(error).into()
+    }
+}
+
+/// The messages that a call streams.
+pub(super) struct Messages<M>(Streaming<M>);
+
+impl<M> Messages<M> {
+    /// The next message; none after the last one.
+    pub(super) async fn next(&mut self) -> Result<Option<M>, Failure> {
+        Ok(self.0.message().await?)
     }
 }
 
@@ -200,19 +215,21 @@ impl Calls {
     pub(super) async fn export_sign_off(
         &self,
         request: ExportSignOffRequest,
-    ) -> Result<Streaming<ExportSignOffResponse>, Failure> {
+    ) -> Result<Messages<ExportSignOffResponse>, Failure> {
         let mut client = OperationsServiceClient::new(self.0.clone());
-        Ok(client.export_sign_off(request).await?.into_inner())
+        let answer = client.export_sign_off(request).await?;
+        Ok(Messages(answer.into_inner()))
     }
 
     /// Begins or watches a run, or says what one would do. Whoever reads the messages limits the time.
     pub(super) async fn force_report(
         &self,
         request: ForceReportRequest,
-    ) -> Result<Streaming<ForceReportResponse>, Failure> {
+    ) -> Result<Messages<ForceReportResponse>, Failure> {
         let client = UsageServiceClient::new(self.0.clone());
         let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(client.force_report(request).await?.into_inner())
+        let answer = client.force_report(request).await?;
+        Ok(Messages(answer.into_inner()))
     }
 
     call!(get: UsageServiceClient, GetRequest => GetResponse, TIMEOUT);

@@ -1,5 +1,7 @@
 //! A file of `/sign-off`: the parts that a call sends, one after the other, whatever their size together.
 
+use std::io;
+
 use axum::{
     body::Body,
     http::header,
@@ -7,12 +9,15 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use tonic::{Status, Streaming};
 use usage_proto::v1::{
     ExportSignOffRequest, ExportSignOffResponse, SignOffFormat, export_sign_off_response::Part,
 };
 
-use super::{calls::Failure, query::Query, visitor::Visitor};
+use super::{
+    calls::{Failure, Messages},
+    query::Query,
+    visitor::Visitor,
+};
 use crate::domain::violation::quoted;
 
 /// Whether the address asks for one.
@@ -55,8 +60,9 @@ pub(super) async fn answer(visitor: &Visitor) -> Result<Response, Failure> {
         (header::CONTENT_DISPOSITION, name),
     ];
     let rest = stream::try_unfold(messages, |mut messages| async move {
-        let part = next_part(&mut messages).await?;
-        Ok::<_, Status>(part.map(|part| (part, messages)))
+        let part = next_part(&mut messages).await;
+        let part = part.map_err(|failure| io::Error::other(failure.message))?;
+        Ok::<_, io::Error>(part.map(|part| (part, messages)))
     });
     let parts = stream::once(async { Ok(first) }).chain(rest);
     Ok((headers, Body::from_stream(parts)).into_response())
@@ -64,11 +70,11 @@ pub(super) async fn answer(visitor: &Visitor) -> Result<Response, Failure> {
 
 /// The next bytes; none after the last ones.
 async fn next_part(
-    messages: &mut Streaming<ExportSignOffResponse>,
-) -> Result<Option<Bytes>, Status> {
+    messages: &mut Messages<ExportSignOffResponse>,
+) -> Result<Option<Bytes>, Failure> {
     loop {
-        let Some(message) = messages.message().await? else {
-            return Err(Status::unavailable("the file ended too early"));
+        let Some(message) = messages.next().await? else {
+            return Err(Failure::unavailable("the file ended too early"));
         };
         match message.part {
             Some(Part::Data(bytes)) => return Ok(Some(bytes.into())),

@@ -4,14 +4,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
-use tonic::Streaming;
 use usage_proto::v1::{
     ForceReportRequest, ForceReportResponse, ReportRunProgress, ReportRunSummary, UsageReportState,
     force_report_response::Event,
 };
 
 use crate::{
-    console::calls::{Calls, Failure},
+    console::calls::{Calls, Failure, Messages},
     error::Error,
 };
 
@@ -48,11 +47,11 @@ pub(super) enum Seen {
 }
 
 async fn next(
-    events: &mut Streaming<ForceReportResponse>,
+    events: &mut Messages<ForceReportResponse>,
     until: Instant,
 ) -> Result<Option<Event>, Failure> {
     let late = |_| Failure::from(Error::DeadlineExceeded);
-    let message = timeout_at(until, events.message()).await.map_err(late)?;
+    let message = timeout_at(until, events.next()).await.map_err(late)?;
     Ok(message?.and_then(|message| message.event))
 }
 
@@ -61,7 +60,7 @@ async fn called(
     calls: &Calls,
     request: ForceReportRequest,
     until: Instant,
-) -> Result<Streaming<ForceReportResponse>, Failure> {
+) -> Result<Messages<ForceReportResponse>, Failure> {
     let late = |_| Failure::from(Error::DeadlineExceeded);
     timeout_at(until, calls.force_report(request))
         .await
@@ -88,7 +87,7 @@ pub(super) async fn read(calls: &Calls, request: ForceReportRequest) -> Result<P
     let mut events = called(calls, request, until).await?;
     let (mut preview, mut read) = (Preview::default(), 0_usize);
     loop {
-        let event = match timeout_at(until, events.message()).await {
+        let event = match timeout_at(until, events.next()).await {
             Ok(message) => message?.and_then(|message| message.event),
             Err(_) => None,
         };
