@@ -161,7 +161,8 @@ pub struct ShadowPage {
     pub shadow: bool,
     /// From when on the service bills; none if no moment was named, or none is needed.
     pub bill_from: Option<DateTime<Utc>>,
-    /// Why customers that no account is linked to could not be listed; none if they could, or if it was not their turn.
+    /// Why not all customers that no account is linked to are shown: they could not be listed, or a subscription could not be
+    /// read. None if nothing is missing, or if it was not their turn.
     pub unlinked_error: Option<String>,
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct ShadowPage {
     pub(crate) days: Vec<ShadowDay>,
     /// Where the next page begins, if there is one.
     pub(crate) next: Option<Place>,
-    /// Why customers that no account is linked to could not be listed.
+    /// Why customers that no account is linked to are missing: they could not be listed, or a subscription could not be read.
     pub(crate) unlinked_error: Option<String>,
 }
 

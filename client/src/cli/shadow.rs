@@ -133,7 +133,8 @@ async fn compare(
     let Some(why) = unlinked_error else {
         return ended;
     };
-    let not_compared = format!("customers that no account is linked to were not compared: {why}");
+    let not_compared =
+        format!("not all customers that no account is linked to were compared: {why}");
     if ended.is_ok() {
         return Err(Failure::Partial(not_compared));
     }

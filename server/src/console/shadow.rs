@@ -65,7 +65,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         }
         @if !found.unlinked_error.is_empty() {
             p .bad {
-                "Customers that no account is linked to could not be listed: " (foreign(&found.unlinked_error))
+                "Not all customers that no account is linked to are shown: " (foreign(&found.unlinked_error))
             }
         }
         (more(HttpPath::ConsoleShadow, query, &found.next_page_token, Some(&address)))

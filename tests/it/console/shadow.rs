@@ -1,5 +1,6 @@
 //! `/shadow` shows the comparison with another integration.
 
+use fake_stripe::Fault;
 use usage_client::CompareShadow;
 
 use super::{Browser, keys};
@@ -28,6 +29,13 @@ async fn the_page_shows_each_day_and_its_result(mut world: World) {
     assert!(page.text.contains("OperationsService/CompareShadow"));
     let other = browser.get("/shadow?customer=cus_other").await;
     other.assert_shows(200, "No usage to show");
+    let denied = Fault::status(403).on_path("/v1/subscriptions").always();
+    world.stripe().script(denied).await.unwrap();
+    let partial = browser.get("/shadow").await;
+    let told = "Not all customers that no account is linked to are shown:";
+    partial.assert_shows(200, told);
+    partial.assert_shows(200, "cus_acct api_calls");
+    world.stripe().clear_faults().await.unwrap();
     let reports = browser.get("/reports").await;
     reports.assert_shows(200, "not billable (would be sent");
     world.finish().await;
