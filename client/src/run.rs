@@ -78,6 +78,8 @@ pub enum ReportEvent {
     Started {
         /// The run's id, with which it can be watched again; none for a dry run.
         run_id: Option<String>,
+        /// Why reports that wait for a retry still wait, which a run otherwise sends too; none if they do not.
+        not_retried: Option<String>,
     },
     /// Sent when the run has advanced, and from time to time.
     Progress(ReportProgress),
@@ -140,6 +142,7 @@ pub struct ReportRun {
     stream: Streaming<proto::ForceReportResponse>,
     first: Option<ReportEvent>,
     run_id: Option<String>,
+    not_retried: Option<String>,
     finished: bool,
 }
 
@@ -151,12 +154,17 @@ impl ReportRun {
         let message = stream.message().await?;
         let event = message.map(ReportEvent::from_wire).transpose()?.flatten();
         match event {
-            Some(ReportEvent::Started { run_id }) => Ok(Self {
+            Some(ReportEvent::Started {
+                run_id,
+                not_retried,
+            }) => Ok(Self {
                 stream,
                 first: Some(ReportEvent::Started {
                     run_id: run_id.clone(),
+                    not_retried: not_retried.clone(),
                 }),
                 run_id,
+                not_retried,
                 finished: false,
             }),
             Some(_) => Err(Error::malformed(
@@ -171,6 +179,12 @@ impl ReportRun {
     /// The run's id, with which it can be watched again; none for a dry run.
     pub fn run_id(&self) -> Option<&str> {
         self.run_id.as_deref()
+    }
+
+    /// Why reports of its scope that wait for a retry still wait, which a run otherwise sends too; none if they do not. They are
+    /// retried by themselves, or at once by the same call with the run's id as its [`key`](ForceReport::key).
+    pub fn not_retried(&self) -> Option<&str> {
+        self.not_retried.as_deref()
     }
 
     /// The next event; none after the summary.
@@ -222,6 +236,7 @@ impl ReportEvent {
         Ok(match message.event {
             Some(Wire::Started(started)) => Some(Self::Started {
                 run_id: non_empty(started.run_id),
+                not_retried: non_empty(started.not_retried),
             }),
             Some(Wire::Progress(progress)) => Some(Self::Progress(ReportProgress {
                 closed: progress.closed,

@@ -71,6 +71,12 @@ pub(super) async fn run(
             "run {id} continues if this command is stopped; watch it again with `usagectl report --watch {id}`"
         )?;
     }
+    if let (Some(why), Some(id)) = (run.not_retried(), run.run_id()) {
+        writeln!(
+            streams.err,
+            "reports that wait for a retry still wait, and this run does not send them: {why}; the same command with `--key {id}` tries again"
+        )?;
+    }
     let bar = streams.bar(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} reports {msg}") {
         bar.set_style(style);

@@ -192,6 +192,7 @@ async fn run_is_watched_until_its_summary() {
     let (client, _) = connect().await;
     let mut run = client.force_report(ForceReport::all()).await.unwrap();
     assert_eq!(run.run_id(), Some("run"));
+    assert_eq!(run.not_retried(), Some("no answer"));
     let mut events = Vec::new();
     while let Some(event) = run.next().await.unwrap() {
         events.push(event);

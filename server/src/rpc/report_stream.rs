@@ -77,7 +77,13 @@ pub(super) fn response(event: RunEvent) -> v1::ForceReportResponse {
 fn wire_event(event: RunEvent) -> Wire {
     let id = |run: Option<uuid::Uuid>| run.map(|id| id.to_string()).unwrap_or_default();
     match event {
-        RunEvent::Started { run_id } => Wire::Started(v1::ReportRunStarted { run_id: id(run_id) }),
+        RunEvent::Started {
+            run_id,
+            not_retried,
+        } => Wire::Started(v1::ReportRunStarted {
+            run_id: id(run_id),
+            not_retried: not_retried.unwrap_or_default(),
+        }),
         RunEvent::Progress(seen) => Wire::Progress(v1::ReportRunProgress {
             closed: seen.summary.closed.reports,
             done: seen.summary.done(),

@@ -175,7 +175,7 @@ impl UsageRpc {
             None => {
                 let run = self.watched_run(&caller, &request.run_id).await;
                 self.reporter
-                    .watch(self.auditor.checked(&action, run).await?)
+                    .watch(self.auditor.checked(&action, run).await?, None)
             }
             Some(scope) if is_preview => self.reporter.preview(scope),
             Some(scope) => {
@@ -195,7 +195,8 @@ impl UsageRpc {
                         .map(|error| format!("reports that wait for a retry still wait: {error}")),
                 };
                 let begun = to_its_end(auditor.record(action, begun, changed)).await?;
-                self.reporter.watch(begun.run)
+                let not_retried = begun.not_retried.map(|error| error.to_string());
+                self.reporter.watch(begun.run, not_retried)
             }
         };
         let authenticator = self.authenticator.clone();

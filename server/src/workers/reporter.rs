@@ -132,6 +132,13 @@ impl Reporter {
         };
         // What is refused has changed nothing. The run goes on also if this fails: the same call again does the rest.
         let not_retried = self.retry_now(&run.scope).await.err();
+        if let Some(error) = &not_retried {
+            tracing::error!(
+                error = error.cause(),
+                run = %run.id,
+                "a forced run does not send the reports that wait for a retry"
+            );
+        }
         self.close(run.clone(), RequestContext::current());
         Ok(ForcedRun {
             run,

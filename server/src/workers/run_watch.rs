@@ -30,6 +30,8 @@ const PREVIEWS_PER_PAGE: u64 = 500;
 pub(crate) enum RunEvent {
     Started {
         run_id: Option<Uuid>,
+        /// Why reports that wait for a retry still wait.
+        not_retried: Option<String>,
     },
     Progress(Observation),
     Preview(Vec<Report>),
@@ -42,12 +44,17 @@ pub(crate) enum RunEvent {
 type Events = mpsc::Sender<Result<RunEvent>>;
 
 impl Reporter {
-    /// Watches a run to its end. The last event is the summary. Dropping the receiver stops watching.
-    pub(crate) fn watch(self: &Arc<Self>, run: Run) -> mpsc::Receiver<Result<RunEvent>> {
+    /// Watches a run to its end. The first event says why reports that wait for a retry still wait, if they do; the last one is
+    /// the summary. Dropping the receiver stops watching.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        run: Run,
+        not_retried: Option<String>,
+    ) -> mpsc::Receiver<Result<RunEvent>> {
         let (events, receiver) = mpsc::channel(16);
         let reporter = Arc::clone(self);
         self.watchers.spawn(async move {
-            let done = reporter.watch_states(run, &events).await;
+            let done = reporter.watch_states(run, not_retried, &events).await;
             send_error(done, &events).await;
         });
         receiver
@@ -70,13 +77,18 @@ impl Reporter {
         self.store.find_run(id).await
     }
 
-    async fn watch_states(self: &Arc<Self>, run: Run, events: &Events) -> Result<()> {
+    async fn watch_states(
+        self: &Arc<Self>,
+        run: Run,
+        not_retried: Option<String>,
+        events: &Events,
+    ) -> Result<()> {
         let id = run.id;
-        if events
-            .send(Ok(RunEvent::Started { run_id: Some(id) }))
-            .await
-            .is_err()
-        {
+        let started = RunEvent::Started {
+            run_id: Some(id),
+            not_retried,
+        };
+        if events.send(Ok(started)).await.is_err() {
             return Ok(());
         }
         let mut observations = self.observer.observe(&run);
@@ -126,11 +138,11 @@ impl Reporter {
         let place = self.previews.place()?;
         let now = self.store.now().await?;
         let mut summary = Summary::default();
-        if events
-            .send(Ok(RunEvent::Started { run_id: None }))
-            .await
-            .is_err()
-        {
+        let started = RunEvent::Started {
+            run_id: None,
+            not_retried: None,
+        };
+        if events.send(Ok(started)).await.is_err() {
             return Ok(());
         }
         let mut after = None;

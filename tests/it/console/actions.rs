@@ -7,13 +7,17 @@ use usage_client::{ReportState, ResolveAction, ResolveReport, UsageReport};
 use super::{Answer, Browser, form_token, keys, pages::reject};
 use crate::{
     operations::access::client,
-    support::world::{Engine, TIMEOUT, World, hours_ago, on_both_engines, on_sqlite, poll},
+    support::{
+        refused_retries::{allow_retries, wait_for_a_refused_retry},
+        world::{Engine, TIMEOUT, World, hours_ago, on_both_engines, on_sqlite, poll},
+    },
 };
 
 on_both_engines!(
     a_report_is_resolved_once_as_it_was_shown,
     usage_is_corrected_once_as_it_was_shown,
     a_forced_run_is_begun_once_and_watched_without_a_script,
+    a_forced_run_says_that_what_waits_for_a_retry_still_waits,
 );
 
 on_sqlite!(
@@ -342,6 +346,38 @@ async fn a_forced_run_is_begun_once_and_watched_without_a_script(world: World) {
     let reused = send(&browser, "/force", &all).await;
     reused.assert_shows(409, "KEY_REUSED");
     assert_eq!(world.count_rows(runs).await, 1);
+    world.finish().await;
+}
+
+async fn a_forced_run_says_that_what_waits_for_a_retry_still_waits(mut world: World) {
+    wait_for_a_refused_retry(&mut world).await;
+    let (browser, _) = signed_in(&world).await;
+    let form = browser.get("/force?account=acct").await;
+    let token = form_token(&form);
+    let fields = [
+        ("token", token.as_str()),
+        ("scope", "accounts"),
+        ("accounts", "acct"),
+        ("reason", "the month ends"),
+        ("step", "check"),
+    ];
+    let checked = browser.post("/force", &fields).await;
+    let fields = confirmed(&checked);
+    let begun = send(&browser, "/force", &fields).await;
+    assert_eq!(begun.status, 303, "{}", begun.words());
+    let told = "Reports that waited for a retry when this run began still wait";
+    let run = begun.header("location");
+    browser.get(run).await.assert_shows(200, told);
+    let (without, rest) = run.split_once("&waiting=").unwrap();
+    assert_eq!(rest, "yes");
+    let other = browser.get(without).await;
+    assert!(!other.words().contains(told), "{}", other.words());
+    // The same again retries them.
+    allow_retries(&world).await;
+    let again = send(&browser, "/force", &fields).await;
+    assert_eq!(again.header("location"), without);
+    world.wait_until_sent("acct").await;
+    assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
     world.finish().await;
 }
 

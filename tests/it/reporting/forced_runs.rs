@@ -7,7 +7,10 @@ use usage_client::{
 };
 use usage_proto::v1::{ForceReportRequest, usage_service_client::UsageServiceClient};
 
-use crate::support::world::{TIMEOUT, World, hours_ago, on_both_engines, on_postgres, within};
+use crate::support::{
+    refused_retries::{allow_retries, wait_for_a_refused_retry},
+    world::{TIMEOUT, World, hours_ago, on_both_engines, on_postgres, within},
+};
 
 /// The endpoint of meter events. Other requests to Stripe are not affected by faults.
 const EVENTS: &str = "/v1/billing/meter_events";
@@ -23,6 +26,7 @@ on_both_engines!(
     a_run_retries_reports_in_backoff_and_waits_for_them,
     a_server_without_a_stripe_key_counts_and_reports_nothing,
     a_repeated_key_watches_the_run_that_it_started,
+    a_run_says_that_what_waits_for_a_retry_still_waits,
 );
 
 on_postgres!(
@@ -52,7 +56,8 @@ async fn a_run_continues_when_its_caller_disconnects(world: World) {
     assert_eq!(
         first,
         Some(ReportEvent::Started {
-            run_id: Some(id.clone())
+            run_id: Some(id.clone()),
+            not_retried: None,
         })
     );
     drop(run);
@@ -398,6 +403,30 @@ async fn a_server_without_a_stripe_key_counts_and_reports_nothing(mut world: Wor
     assert_eq!((report.state, report.period_end), (ReportState::Open, None));
     assert_eq!(world.usage("acct").await, (5, 0, 5, 0));
     assert_eq!(world.all_attempts().await.len(), 0);
+    world.finish().await;
+}
+
+async fn a_run_says_that_what_waits_for_a_retry_still_waits(mut world: World) {
+    wait_for_a_refused_retry(&mut world).await;
+    let key = "0192f0c1-2b3c-7d4e-8f50-123456789abe";
+    let same = || ForceReport::accounts(["acct"]).key(key);
+    let begun = force(&world, same()).await;
+    assert_eq!(begun.run_id(), Some(key));
+    assert_eq!(begun.not_retried(), Some("internal error"));
+    let ended = summary(begun).await;
+    assert_eq!(ended.closed.reports, 0);
+    assert_eq!(world.usage("acct").await, (5, 0, 5, 0));
+    let told = "outcome = 'done' AND message LIKE 'reports that wait for a retry still wait: %'";
+    let told = format!("audit_entries WHERE action = 'ForceReport' AND {told}");
+    assert_eq!(world.count_rows(&told).await, 1);
+    let watched = force(&world, ForceReport::watch(key)).await;
+    assert_eq!(watched.not_retried(), None);
+    drop(watched);
+    allow_retries(&world).await;
+    let again = force(&world, same()).await;
+    assert_eq!(again.not_retried(), None);
+    summary(again).await;
+    assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
     world.finish().await;
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod python;
 pub(crate) mod random;
 pub(crate) mod raw_messages;
 pub(crate) mod refused_address;
+pub(crate) mod refused_retries;
 pub(crate) mod reverse_proxy;
 pub(crate) mod small_disk;
 pub(crate) mod statements;

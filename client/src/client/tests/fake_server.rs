@@ -185,7 +185,10 @@ impl UsageService for FakeServer {
         request: Request<proto::ForceReportRequest>,
     ) -> Result<Response<Self::ForceReportStream>, Status> {
         let run_id = || "run".to_owned();
-        let started = Some(Event::Started(ReportRunStarted { run_id: run_id() }));
+        let started = Some(Event::Started(ReportRunStarted {
+            run_id: run_id(),
+            not_retried: "no answer".to_owned(),
+        }));
         let progress = Some(Event::Progress(ReportRunProgress::default()));
         let summary = Some(Event::Summary(ReportRunSummary {
             run_id: run_id(),

@@ -125,7 +125,7 @@ async fn sent(form: &Form<'_>) -> Result<Outcome, Failure> {
             ..request
         };
         let run = preview::begin(&form.visitor.calls, request).await?;
-        return Ok(Outcome::Done(run::address(&run)));
+        return Ok(Outcome::Done(run::address(&run.run_id, run.is_waiting)));
     }
     let found = preview::read(&form.visitor.calls, request.clone()).await?;
     Ok(Outcome::Page(

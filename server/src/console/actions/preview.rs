@@ -67,12 +67,22 @@ async fn called(
         .map_err(late)?
 }
 
-/// Begins a run, which goes on without its watcher, and returns its id.
-pub(super) async fn begin(calls: &Calls, request: ForceReportRequest) -> Result<String, Failure> {
+/// A run that was begun.
+pub(super) struct Begun {
+    pub(super) run_id: String,
+    /// Whether reports that wait for a retry still wait.
+    pub(super) is_waiting: bool,
+}
+
+/// Begins a run, which goes on without its watcher.
+pub(super) async fn begin(calls: &Calls, request: ForceReportRequest) -> Result<Begun, Failure> {
     let until = deadline(EVENT_TIMEOUT);
     let mut events = called(calls, request, until).await?;
     match next(&mut events, until).await? {
-        Some(Event::Started(started)) => Ok(started.run_id),
+        Some(Event::Started(started)) => Ok(Begun {
+            run_id: started.run_id,
+            is_waiting: !started.not_retried.is_empty(),
+        }),
         _ => Err(Error::Internal("a run without a first message".into()).into()),
     }
 }

@@ -26,18 +26,25 @@ const REFRESH_SECS: u32 = 2;
 /// How many times it does: for half an hour.
 const MAX_REFRESHES: u32 = 900;
 
-pub(super) fn address(run: &str) -> String {
-    url(HttpPath::ConsoleRun, &[("id", run)])
+/// The address of a run. `is_waiting` if its first answer said that reports which wait for a retry still wait: only that answer
+/// says it.
+pub(super) fn address(run: &str, is_waiting: bool) -> String {
+    address_of(run, is_waiting, "", 0)
 }
 
 /// The address of the next look at a run.
-fn address_of(run: &str, refresh: &str, seen: u32) -> String {
+fn address_of(run: &str, is_waiting: bool, refresh: &str, seen: u32) -> String {
     let seen = if seen == 0 {
         String::new()
     } else {
         seen.to_string()
     };
-    let pairs = [("id", run), ("refresh", refresh), ("seen", &seen)];
+    let pairs = [
+        ("id", run),
+        ("waiting", if is_waiting { "yes" } else { "" }),
+        ("refresh", refresh),
+        ("seen", &seen),
+    ];
     url(HttpPath::ConsoleRun, &pairs)
 }
 
@@ -53,10 +60,17 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         Seen::Summary(_) => true,
     };
     let looks = looks(query);
-    let is_stopped = is_stopped(query);
+    let (is_stopped, is_waiting) = (is_stopped(query), is_waiting(query));
     let content = html! {
         h1 { "Report run " span .id { (run) } }
         (state(&seen, is_done))
+        @if is_waiting {
+            p #still-waiting .note {
+                "Reports that waited for a retry when this run began still wait, and it does not send them. They are retried by themselves; the "
+                a href=(HttpPath::ConsoleAudit.name()) { "audit" }
+                " says why."
+            }
+        }
         @match &seen {
             Seen::Progress(progress) => (progress_of(progress)),
             Seen::Summary(summary) => {
@@ -67,10 +81,10 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
             p #refreshing .note {
                 @if is_stopped {
                     "This page no longer loads itself again. "
-                    a #start-refresh href=(address(&run)) { "Load it every " (REFRESH_SECS) " seconds" }
+                    a #start-refresh href=(address(&run, is_waiting)) { "Load it every " (REFRESH_SECS) " seconds" }
                 } @else {
                     "This page loads itself again every " (REFRESH_SECS) " seconds, for half an hour. "
-                    a #stop-refresh href=(address_of(&run, "no", 0)) { "Stop that" }
+                    a #stop-refresh href=(address_of(&run, is_waiting, "no", 0)) { "Stop that" }
                 }
             }
         }
@@ -91,7 +105,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
     Ok(if is_done || is_stopped {
         page
     } else {
-        let next = address_of(&run, "", looks.saturating_add(1));
+        let next = address_of(&run, is_waiting, "", looks.saturating_add(1));
         page.refreshed(REFRESH_SECS, &next)
     })
 }
@@ -105,6 +119,11 @@ fn is_stopped(query: &Query) -> bool {
     query.get("refresh") == "no" || looks(query) >= MAX_REFRESHES
 }
 
+/// Whether the address says that reports which wait for a retry still wait.
+fn is_waiting(query: &Query) -> bool {
+    query.get("waiting") == "yes"
+}
+
 /// When the browser loads what next, after a failure in the place of the page that may pass.
 pub(in crate::console) fn refresh_after(
     visitor: &Visitor,
@@ -116,7 +135,8 @@ pub(in crate::console) fn refresh_after(
     }
     let secs = failure.retry_after_secs.unwrap_or(0);
     let secs = secs.max(u64::from(REFRESH_SECS));
-    let next = address_of(query.get("id"), "", looks(query).saturating_add(1));
+    let looks = looks(query).saturating_add(1);
+    let next = address_of(query.get("id"), is_waiting(query), "", looks);
     HeaderValue::from_str(&format!("{secs}; url={next}")).ok()
 }
 

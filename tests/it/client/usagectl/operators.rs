@@ -7,10 +7,13 @@ use serde_json::Value;
 use usage_client::{PutAccount, ReportState};
 
 use super::{done, json, usagectl};
-use crate::support::world::{
-    World, at,
-    billing::{BASIC, PRO},
-    hours_ago, on_both_engines,
+use crate::support::{
+    refused_retries::{allow_retries, wait_for_a_refused_retry},
+    world::{
+        World, at,
+        billing::{BASIC, PRO},
+        hours_ago, on_both_engines,
+    },
 };
 
 on_both_engines!(
@@ -26,6 +29,7 @@ on_both_engines!(
     an_account_is_found_by_its_customer,
     reports_are_filtered,
     rejected_reports_of_an_earlier_run_are_told,
+    a_run_that_retries_nothing_says_so,
     a_list_goes_on_as_it_says,
 );
 
@@ -66,6 +70,22 @@ async fn a_stuck_report_is_resolved(world: World) {
     let again = usagectl(world.endpoint(), &resolve).await;
     assert_eq!(again.code, 0);
     assert!(again.err.contains("nothing was changed"), "{}", again.err);
+    world.finish().await;
+}
+
+async fn a_run_that_retries_nothing_says_so(mut world: World) {
+    wait_for_a_refused_retry(&mut world).await;
+    let told = "reports that wait for a retry still wait";
+    let ran = usagectl(world.endpoint(), &["report", "acct"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains(told), "{}", ran.err);
+    let hint = ran.err.split("the same command with `--key ").nth(1);
+    let run = hint.unwrap().split('`').next().unwrap();
+    allow_retries(&world).await;
+    let again = usagectl(world.endpoint(), &["report", "acct", "--key", run]).await;
+    assert_eq!(again.code, 0, "{}", again.err);
+    assert!(!again.err.contains(told), "{}", again.err);
+    assert_eq!(world.usage("acct").await, (5, 5, 0, 0));
     world.finish().await;
 }
 
