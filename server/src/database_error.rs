@@ -103,6 +103,17 @@ pub(crate) fn is_transient(error: &DbErr) -> bool {
     }
 }
 
+/// Whether PostgreSQL undid a transaction because of others: a serialization failure, a deadlock, or a lock that it did not
+/// get in time. Nothing of it is stored, also where COMMIT failed so, and the same transaction may succeed later.
+pub(crate) fn is_undone(error: &DbErr) -> bool {
+    match database_code(error) {
+        Some(DatabaseCode::Postgres(code)) => {
+            matches!(code.as_str(), "40001" | "40P01" | "55P03")
+        }
+        Some(DatabaseCode::Sqlite(_)) | None => false,
+    }
+}
+
 /// Whether a connection must not be used again after an error: its disk or its server failed, or another server has
 /// taken over. None of it is the caller's mistake, and all of it passes.
 pub(crate) fn breaks_connection(error: &DbErr) -> bool {

@@ -18,6 +18,7 @@ use super::{
     },
     reassign::{mark_straddled, reassign_open_reports, relink_reports},
     report_archives::check_not_folded,
+    retried::retried,
     subscriptions::record_followed,
     unfinished_changes::has_unfinished,
     watched_customers::{find_watch, new_row},
@@ -120,7 +121,16 @@ impl Store {
         &self,
         put: &PutAccount,
         slots: Slots,
-        clock: impl FnOnce() -> Millis + Send,
+        clock: impl Fn() -> Millis + Send + Sync,
+    ) -> Result<AccountPut> {
+        retried(|| self.put_account_once(put, slots, &clock)).await
+    }
+
+    async fn put_account_once(
+        &self,
+        put: &PutAccount,
+        slots: Slots,
+        clock: impl Fn() -> Millis + Send,
     ) -> Result<AccountPut> {
         let tx = self.begin_requested_change().await?;
         check_not_deleted(&tx, &put.account_id).await?;

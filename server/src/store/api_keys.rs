@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{
     FIRST_KEY_LOCK, Store, audit::write_entry, columns::columns, key_entries, lock,
-    postgres_arrays::texts, value_rows::ValueRows,
+    postgres_arrays::texts, retried::retried, value_rows::ValueRows,
 };
 use crate::{
     domain::{
@@ -177,6 +177,16 @@ impl Store {
         actor: &Actor,
         now: Millis,
     ) -> Result<ApiKey> {
+        retried(|| self.create_api_key_once(presented, new, actor, now)).await
+    }
+
+    async fn create_api_key_once(
+        &self,
+        presented: &PresentedKey,
+        new: &NewKey,
+        actor: &Actor,
+        now: Millis,
+    ) -> Result<ApiKey> {
         let tx = self.begin().await?;
         let key = insert(&tx, presented, new, now).await?;
         let entry = key_entries::created(actor, "CreateKey", presented.id, new);
@@ -187,6 +197,16 @@ impl Store {
 
     /// Stores a key if none was ever created; otherwise returns none.
     pub(crate) async fn create_first_api_key(
+        &self,
+        presented: &PresentedKey,
+        new: &NewKey,
+        of: (&Actor, &str),
+        now: Millis,
+    ) -> Result<Option<ApiKey>> {
+        retried(|| self.create_first_api_key_once(presented, new, of, now)).await
+    }
+
+    async fn create_first_api_key_once(
         &self,
         presented: &PresentedKey,
         new: &NewKey,
@@ -210,6 +230,15 @@ impl Store {
 
     /// Revokes a key, and writes the audit entry of it. Revoking it again changes nothing: returns false then, with the key.
     pub(crate) async fn revoke_api_key(
+        &self,
+        id: KeyId,
+        actor: &Actor,
+        now: Millis,
+    ) -> Result<(ApiKey, bool)> {
+        retried(|| self.revoke_api_key_once(id, actor, now)).await
+    }
+
+    async fn revoke_api_key_once(
         &self,
         id: KeyId,
         actor: &Actor,

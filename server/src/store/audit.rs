@@ -15,11 +15,13 @@ use uuid::Uuid;
 use super::{
     Store,
     deleted_accounts::{find_deleted, read_salts},
+    retried::retried,
 };
 use crate::{
     domain::{
         Millis,
         account_deletion::UNKNOWN_TOKEN,
+        account_id::AccountId,
         api_key::KeyId,
         audit::{Actor, Entry, EntryFilter, NewEntry, Outcome, bounded_json, bounded_message},
     },
@@ -37,6 +39,16 @@ impl Store {
         if accounts.is_empty() {
             return Ok(write_entry(&self.writer, entry, now).await?);
         }
+        retried(|| self.write_entry_of(entry, &accounts, now)).await
+    }
+
+    /// Writes an entry about accounts.
+    async fn write_entry_of(
+        &self,
+        entry: &NewEntry,
+        accounts: &[AccountId],
+        now: Millis,
+    ) -> Result<()> {
         // No account is deleted meanwhile: what was written before names it, and is found by its deletion.
         let tx = self.begin_within_boundaries().await?;
         let salts = read_salts(&tx).await?;

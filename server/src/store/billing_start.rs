@@ -11,6 +11,7 @@ use super::{
     boundaries::forget_all_boundaries,
     connection::Transaction,
     report_states::{at_once, state_in},
+    retried::retried,
 };
 use crate::{
     domain::{Millis, billing_start::BillingStart, report_fold::FINISHED},
@@ -64,7 +65,15 @@ impl Store {
     pub(crate) async fn name_billing_start(
         &self,
         at: Millis,
-        clock: impl FnOnce() -> Millis + Send,
+        clock: impl Fn() -> Millis + Send + Sync,
+    ) -> Result<BillingStart> {
+        retried(|| self.name_billing_start_once(at, &clock)).await
+    }
+
+    async fn name_billing_start_once(
+        &self,
+        at: Millis,
+        clock: impl Fn() -> Millis + Send,
     ) -> Result<BillingStart> {
         let tx = self.begin_requested_change().await?;
         let before = read_billing_start(&tx).await?;

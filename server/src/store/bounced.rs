@@ -72,7 +72,8 @@ impl std::fmt::Debug for BouncedTransaction {
 fn begin(options: TransactionOptions, writes: bool) -> String {
     let isolation = match options.isolation_level {
         Some(IsolationLevel::RepeatableRead) => " ISOLATION LEVEL REPEATABLE READ",
-        _ => "",
+        // Whatever is the default of the database, as `super::hosts` says.
+        _ => " ISOLATION LEVEL READ COMMITTED",
     };
     let access = if writes { " READ WRITE" } else { "" };
     format!(
@@ -157,6 +158,10 @@ mod tests {
             begun.starts_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; SET LOCAL "),
             "{begun}"
         );
-        assert!(begin(TransactionOptions::default(), false).starts_with("BEGIN; SET LOCAL "));
+        let writing = begin(TransactionOptions::default(), false);
+        assert!(
+            writing.starts_with("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL "),
+            "{writing}"
+        );
     }
 }

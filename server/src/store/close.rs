@@ -18,6 +18,7 @@ use super::{
     of_shard::lock_rows,
     report_place::OpenPlace,
     reports::in_scope,
+    retried::retried,
 };
 use crate::{
     domain::{
@@ -53,8 +54,11 @@ impl Store {
         now: Millis,
     ) -> Result<ClosedPage, DbErr> {
         let page = Page { scope, after, now };
-        let seen = self.read_page(page).await?;
-        self.close_seen(run, page, seen).await
+        retried(|| async {
+            let seen = self.read_page(page).await?;
+            self.close_seen(run, page, seen).await
+        })
+        .await
     }
 
     async fn close_seen(

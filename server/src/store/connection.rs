@@ -28,6 +28,7 @@ use super::{
     connection_trust::{Trust, Unfinished},
     driver_pool::DriverPool,
     driver_transaction::DriverTransaction,
+    retried::retried,
     sqlite_file::SqliteFile,
 };
 use crate::{
@@ -267,6 +268,7 @@ fn trace(statement: &Statement) {
     tracing::trace!(target: "usage_server::statement", ?backend, sql);
 }
 
+/// A single statement of a pool is a transaction of its own, which is run again if the database undid it.
 #[async_trait]
 impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
     fn get_database_backend(&self) -> DbBackend {
@@ -275,20 +277,36 @@ impl<C: ConnectionTrait + Send> ConnectionTrait for Examined<C> {
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
         trace(&statement);
+        if self.is_pool {
+            let run = || self.examined(self.inner.execute_raw(statement.clone()));
+            return retried(run).await;
+        }
         self.examined(self.inner.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        if self.is_pool {
+            let run = || self.examined(self.inner.execute_unprepared(sql));
+            return retried(run).await;
+        }
         self.examined(self.inner.execute_unprepared(sql)).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
         trace(&statement);
+        if self.is_pool {
+            let run = || self.examined(self.inner.query_one_raw(statement.clone()));
+            return retried(run).await;
+        }
         self.examined(self.inner.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         trace(&statement);
+        if self.is_pool {
+            let run = || self.examined(self.inner.query_all_raw(statement.clone()));
+            return retried(run).await;
+        }
         self.examined(self.inner.query_all_raw(statement)).await
     }
 }

@@ -12,6 +12,7 @@ use super::{
     deleted_accounts::check_not_deleted,
     links::read_links_of,
     report_figures::{passes_prefilter, read_any_figures},
+    retried::retried,
     subscriptions::read_periods_around,
 };
 use crate::{
@@ -65,6 +66,16 @@ impl Store {
     /// Corrections of an account are serialized. Usage that is counted meanwhile only increases the total, so the check
     /// is never too generous.
     pub(crate) async fn correct(
+        &self,
+        correction: &Correction,
+        slots: Slots,
+        now: Millis,
+        is_dry_run: bool,
+    ) -> Result<Entered> {
+        retried(|| self.correct_once(correction, slots, now, is_dry_run)).await
+    }
+
+    async fn correct_once(
         &self,
         correction: &Correction,
         slots: Slots,

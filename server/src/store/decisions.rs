@@ -17,6 +17,7 @@ use super::{
     corrections::{Change, check_stays_above},
     links::read_links_of,
     report_states::at_once,
+    retried::retried,
     sending_state::{Sending, read_sending},
 };
 use crate::{
@@ -73,6 +74,10 @@ pub(crate) struct Resolved {
 impl Store {
     /// Records a decision on a report. If the same decision is already in force, changes nothing.
     pub(crate) async fn resolve(&self, new: &NewDecision, now: Millis) -> Result<Resolved> {
+        retried(|| self.resolve_once(new, now)).await
+    }
+
+    async fn resolve_once(&self, new: &NewDecision, now: Millis) -> Result<Resolved> {
         let tx = self.begin().await?;
         let Some(report) = find_report(&tx, &new.account_id, new.report_id).await? else {
             tx.rollback().await?;

@@ -29,13 +29,16 @@ use super::{
     host_list::{self, HostUrl},
 };
 
-/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction. The others let
+/// Limits for locks and statements, and for the locks of a replica that crashed in a transaction. Transactions are written for
+/// the level `read committed`, whatever is the default of the database: what they read after they got a lock must be what
+/// others committed before it. The others let
 /// PostgreSQL drop the connections of a machine that is gone after about half a minute, so that they do not use up its
 /// `max_connections`. For its own end, the driver has no such options.
-const TIMEOUTS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
     ("lock_timeout", "15s"),
     ("statement_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "5s"),
+    ("default_transaction_isolation", "read committed"),
     ("tcp_keepalives_idle", "15s"),
     ("tcp_keepalives_interval", "5s"),
     ("tcp_keepalives_count", "3"),
@@ -125,7 +128,7 @@ impl Hosts {
                 .extra_float_digits(None)
                 .statement_cache_capacity(0);
         }
-        options.application_name(name).options(TIMEOUTS)
+        options.application_name(name).options(SETTINGS)
     }
 
     /// How transactions begin through PgBouncer, if it is between.

@@ -87,6 +87,7 @@ mod report_rules;
 mod report_states;
 pub(crate) mod reports;
 pub(crate) mod restore_look_up;
+mod retried;
 mod rows;
 pub(crate) mod run_list;
 pub(crate) mod runs;

@@ -18,6 +18,7 @@ use super::{
     lock,
     report_states::is_due,
     reports::in_scope,
+    retried::retried,
 };
 use crate::{
     domain::{
@@ -143,6 +144,19 @@ impl Store {
         limit: usize,
         now: Millis,
     ) -> Result<Option<Run>> {
+        let inserted = retried(|| self.insert_forced_run_once(new, limit, now)).await?;
+        match inserted {
+            Some(id) => self.get_run(id).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn insert_forced_run_once(
+        &self,
+        new: &NewRun,
+        limit: usize,
+        now: Millis,
+    ) -> Result<Option<Uuid>> {
         let tx = self.begin_within_boundaries().await?;
         if self.backend() == DbBackend::Postgres {
             lock(&tx, "SELECT pg_advisory_xact_lock($1)", FORCED_RUN_LOCK).await?;
@@ -167,7 +181,7 @@ impl Store {
             .await?;
         tx.commit().await?;
         match (inserted, id) {
-            (TryInsertResult::Inserted(1), Set(id)) => self.get_run(id).await.map(Some),
+            (TryInsertResult::Inserted(1), Set(id)) => Ok(Some(id)),
             _ => Ok(None),
         }
     }

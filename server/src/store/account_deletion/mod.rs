@@ -15,6 +15,7 @@ use super::{
     account_tables::account_tables,
     connection::Transaction,
     deleted_accounts::{find_deletion, insert_deletion},
+    retried::retried,
 };
 use crate::{
     domain::{
@@ -87,6 +88,15 @@ impl Store {
     /// # Errors
     /// Something is left, or nothing is stored of the account.
     pub(crate) async fn begin_deletion(
+        &self,
+        account_id: &AccountId,
+        random: [u8; SALT_BYTES],
+        now: Millis,
+    ) -> Result<Deletion> {
+        retried(|| self.begin_deletion_once(account_id, random, now)).await
+    }
+
+    async fn begin_deletion_once(
         &self,
         account_id: &AccountId,
         random: [u8; SALT_BYTES],

@@ -14,7 +14,7 @@ use crate::{
     },
     entity::invoice_comparison,
     error::{Error, Result},
-    store::{Store, connection::Transaction},
+    store::{Store, connection::Transaction, retried::retried},
 };
 
 /// An acknowledgement to record.
@@ -37,6 +37,15 @@ impl Store {
         new: &NewAcknowledgement,
         now: Millis,
     ) -> Result<(PeriodComparison, bool)> {
+        let (row, is_duplicate) = retried(|| self.acknowledge_once(new, now)).await?;
+        Ok((self.with_invoices(row).await?, is_duplicate))
+    }
+
+    async fn acknowledge_once(
+        &self,
+        new: &NewAcknowledgement,
+        now: Millis,
+    ) -> Result<(invoice_comparison::Model, bool)> {
         let tx = self.begin().await?;
         let id = &new.id;
         let key = (
@@ -63,7 +72,7 @@ impl Store {
         };
         if row.acknowledged_at.is_some() {
             tx.rollback().await?;
-            return Ok((self.with_invoices(row).await?, true));
+            return Ok((row, true));
         }
         let mut change = row.into_active_model();
         change.acknowledged_at = Set(Some(now));
@@ -71,7 +80,7 @@ impl Store {
         change.acknowledged_reason = Set(Some(new.reason.clone()));
         let row = change.update(&tx).await?;
         tx.commit().await?;
-        Ok((self.with_invoices(row).await?, false))
+        Ok((row, false))
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     heartbeat::is_abandoned,
     links::{end_link, find_account, first_free_instant, insert_link},
     reassign::{reassign_open_reports, relink_reports},
+    retried::retried,
     rows,
     send_order::forget_send_by,
     subscriptions::{finalize_period, record_change, record_requested_end},
@@ -68,7 +69,16 @@ impl Store {
         &self,
         new: &NewChange,
         slots: Slots,
-        clock: impl FnOnce() -> Millis + Send,
+        clock: impl Fn() -> Millis + Send + Sync,
+    ) -> Result<(SubscriptionChange, bool)> {
+        retried(|| self.begin_change_once(new, slots, &clock)).await
+    }
+
+    async fn begin_change_once(
+        &self,
+        new: &NewChange,
+        slots: Slots,
+        clock: impl Fn() -> Millis + Send,
     ) -> Result<(SubscriptionChange, bool)> {
         let tx = self.begin_requested_change().await?;
         check_not_deleted(&tx, &new.account_id).await?;
@@ -219,6 +229,16 @@ impl Store {
         slots: Slots,
         now: Millis,
     ) -> Result<()> {
+        retried(|| self.finish_change_once(seen, snapshot, slots, now)).await
+    }
+
+    async fn finish_change_once(
+        &self,
+        seen: &SubscriptionChange,
+        snapshot: &SubscriptionSnapshot,
+        slots: Slots,
+        now: Millis,
+    ) -> Result<()> {
         let tx = self.begin_moving_boundaries().await?;
         if !finish(&tx, seen, Step::Done, None, now).await? {
             tx.rollback().await?;
@@ -262,6 +282,16 @@ impl Store {
     /// Records that a change was not made. Usage from its boundary on is billed as before. Returns false if its holder or
     /// step is another one now.
     pub(crate) async fn undo_change(
+        &self,
+        seen: &SubscriptionChange,
+        end: (Step, &str),
+        slots: Slots,
+        now: Millis,
+    ) -> Result<bool> {
+        retried(|| self.undo_change_once(seen, end, slots, now)).await
+    }
+
+    async fn undo_change_once(
         &self,
         seen: &SubscriptionChange,
         (step, why): (Step, &str),

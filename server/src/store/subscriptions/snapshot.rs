@@ -35,6 +35,7 @@ use crate::{
         links::find_account,
         reassign::{mark_straddled, reassign_open_reports, relink_reports},
         report_states::{at_once, is_due},
+        retried::retried,
         send_order::forget_send_by,
         unfinished_changes::has_unfinished,
     },
@@ -55,6 +56,16 @@ impl Store {
     /// Applies what was read of an account's subscriptions. Returns false if nothing changed, also because something newer
     /// was applied since it was read.
     pub(crate) async fn apply_followed(
+        &self,
+        account_id: &AccountId,
+        followed: &FollowedSubscriptions,
+        slots: Slots,
+        now: Millis,
+    ) -> Result<bool> {
+        retried(|| self.apply_followed_once(account_id, followed, slots, now)).await
+    }
+
+    async fn apply_followed_once(
         &self,
         account_id: &AccountId,
         followed: &FollowedSubscriptions,
