@@ -14,6 +14,7 @@ mod client;
 mod console;
 mod counting;
 mod fuzz;
+mod histories;
 mod operations;
 mod reporting;
 mod simulation;
