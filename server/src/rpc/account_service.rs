@@ -435,7 +435,7 @@ impl AccountService for AccountRpc {
 
 async fn find(store: &Store, account_id: &AccountId) -> Result<Account> {
     store
-        .find_account(account_id)
+        .find_account_in_one_state(account_id)
         .await?
         .ok_or_else(|| Error::AccountNotFound(account_id.to_string()))
 }

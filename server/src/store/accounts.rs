@@ -203,6 +203,17 @@ impl Store {
         Ok(find_account(&self.reader, account_id).await?)
     }
 
+    /// The same with a link and a period of one state of the database, so that the etag is one that was in force.
+    pub(crate) async fn find_account_in_one_state(
+        &self,
+        account_id: &AccountId,
+    ) -> Result<Option<Account>> {
+        let tx = self.begin_reading().await?;
+        let account = find_account(&tx, account_id).await?;
+        tx.rollback().await?;
+        Ok(account)
+    }
+
     /// The accounts that are linked to a customer, also if its subscription has ended: one, as a customer has one account at
     /// a time.
     pub(crate) async fn find_accounts_of_customer(&self, customer: &str) -> Result<Vec<Account>> {
