@@ -305,10 +305,11 @@ impl Caller {
         }
         let is_explained = self.proxy.is_some() && error.kind() == ErrorKind::Unavailable;
         assert!(is_explained, "{call:?}: {error:?}");
-        match call {
-            Call::Get | Call::GetAccount => Sent::Nothing,
-            _ if error.may_have_taken_effect() => Sent::Lost(call),
-            _ => Sent::Nothing,
+        let is_read = matches!(call, Call::Get | Call::GetAccount);
+        if error.may_have_taken_effect() && !is_read {
+            Sent::Lost(call)
+        } else {
+            Sent::Nothing
         }
     }
 }
