@@ -39,11 +39,11 @@ impl Store {
         if accounts.is_empty() {
             return Ok(write_entry(&self.writer, entry, now).await?);
         }
-        retried(|| self.write_entry_of(entry, &accounts, now)).await
+        retried(|| self.write_audit_entry_once(entry, &accounts, now)).await
     }
 
-    /// Writes an entry about accounts.
-    async fn write_entry_of(
+    /// The same of an entry about accounts.
+    async fn write_audit_entry_once(
         &self,
         entry: &NewEntry,
         accounts: &[AccountId],

@@ -56,12 +56,12 @@ impl Store {
         let page = Page { scope, after, now };
         retried(|| async {
             let seen = self.read_page(page).await?;
-            self.close_seen(run, page, seen).await
+            self.close_seen_once(run, page, seen).await
         })
         .await
     }
 
-    async fn close_seen(
+    async fn close_seen_once(
         &self,
         run: Uuid,
         page: Page<'_>,

@@ -85,9 +85,55 @@ fn backoff() -> impl Iterator<Item = Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, fs, path::Path};
 
     use super::*;
+
+    /// Functions with a transaction that is not run again at once.
+    const OTHERS: [&str; 30] = [
+        // Of jobs, which are run again.
+        "roll_up_commits",
+        "set_step",
+        "forget_deletions",
+        "record_comparison",
+        "delay_comparison",
+        "record_uncompared",
+        "insert_run_of_job",
+        "mark_sending",
+        "give_up_other_meters",
+        "fold_reports",
+        "record_look_up",
+        "set_send_by_of_shard",
+        "record_results",
+        "end_due_subscriptions",
+        "end_customer",
+        "touch_subscriptions",
+        "record_invoices",
+        "give_up_on_invoice",
+        "record_verification",
+        "decide_link_start",
+        // Of counting, which has a limit of its own.
+        "confirm_commits",
+        // Of commands and of the start, which say what failed.
+        "begin_shadow",
+        "restore_billing_start",
+        "begin_restore",
+        "close_restored_page",
+        "resume_sending",
+        "set_already_sent",
+        "adopt_account",
+        "end_left_leases",
+        // It shows whether the database can be written.
+        "try_write",
+    ];
+    /// Files about connections themselves.
+    const BELOW: [&str; 5] = [
+        "connection.rs",
+        "distribution.rs",
+        "driver_pool.rs",
+        "mod.rs",
+        "schema.rs",
+    ];
 
     #[tokio::test]
     async fn other_errors_end_at_once() {
@@ -98,5 +144,57 @@ mod tests {
         };
         retried(failing).await.unwrap_err();
         assert_eq!(attempts.get(), 1);
+    }
+
+    #[test]
+    fn every_transaction_is_run_again_or_has_a_reason() {
+        let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+        let mut found = Vec::new();
+        find(&store, &store, &mut found);
+        let others = found.iter().filter(|name| !name.ends_with("_once"));
+        let mut others: Vec<&str> = others.map(String::as_str).collect();
+        others.sort_unstable();
+        others.dedup();
+        let mut known = OTHERS.to_vec();
+        known.sort_unstable();
+        assert_eq!(others, known);
+    }
+
+    /// The functions that begin a transaction that writes, as the sources of a folder show.
+    fn find(store: &Path, folder: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                find(store, &path, found);
+                continue;
+            }
+            let file = path.strip_prefix(store).unwrap().to_str().unwrap();
+            if BELOW.contains(&file) || file.ends_with("tests.rs") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let mut function = "";
+            // Unit tests are at the end of a file.
+            for line in text.lines().take_while(|line| *line != "mod tests {") {
+                if let Some((_, after)) = line.split_once("fn ")
+                    && !line.trim_start().starts_with("//")
+                {
+                    let end = after.find(['(', '<']).unwrap_or(after.len());
+                    function = &after[..end];
+                }
+                let begins = [
+                    "",
+                    "_within_boundaries",
+                    "_moving_boundaries",
+                    "_requested_change",
+                ];
+                if begins
+                    .iter()
+                    .any(|how| line.contains(&format!(".begin{how}()")))
+                {
+                    found.push(function.to_owned());
+                }
+            }
+        }
     }
 }

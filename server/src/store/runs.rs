@@ -122,6 +122,10 @@ async fn count_forced_runs(tx: &Transaction, limit: usize) -> std::result::Resul
 impl Store {
     /// Begins a run.
     pub(crate) async fn insert_run(&self, new: &NewRun, now: Millis) -> Result<Run> {
+        retried(|| self.insert_run_once(new, now)).await
+    }
+
+    async fn insert_run_once(&self, new: &NewRun, now: Millis) -> Result<Run> {
         let tx = self.begin_within_boundaries().await?;
         let new = without_deleted(&tx, new).await?;
         let row = report_run::Entity::insert(new.row(now)?)

@@ -112,7 +112,9 @@ async fn started(server: Server) -> Server {
 async fn make_histories(world: &World, places: &[Place]) {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seed = number(SEED).unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
-    let histories = number(NUMBER).unwrap_or(DEFAULT_NUMBER).min(MAX_NUMBER);
+    let histories = number(NUMBER)
+        .unwrap_or(DEFAULT_NUMBER)
+        .clamp(1, MAX_NUMBER);
     let seeds: Vec<u64> = (0..histories).map(|n| seed.wrapping_add(n)).collect();
     for some in seeds.chunks(usize::try_from(AT_ONCE).unwrap()) {
         let made = some.iter().map(|seed| make_history(world, places, *seed));

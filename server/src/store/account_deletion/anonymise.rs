@@ -24,6 +24,7 @@ use crate::{
         account_tables::{ACCOUNT, AccountTable, Cell, account_tables, names},
         connection::Transaction,
         deleted_accounts::find_deletion,
+        retried::retried,
     },
 };
 
@@ -41,6 +42,16 @@ impl Store {
     /// # Errors
     /// The database does not respond. Nothing was changed then, or everything: deleting the account again shows which.
     pub(crate) async fn anonymise(
+        &self,
+        account_id: &AccountId,
+        token: &AccountId,
+        deletion: Deletion,
+        now: Millis,
+    ) -> Result<Deletion> {
+        retried(|| self.anonymise_once(account_id, token, deletion.clone(), now)).await
+    }
+
+    async fn anonymise_once(
         &self,
         account_id: &AccountId,
         token: &AccountId,

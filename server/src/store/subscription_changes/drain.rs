@@ -28,6 +28,7 @@ use crate::{
         Store,
         close::close_account,
         report_figures::{is_in_windows, passes_prefilter, read_any_figures},
+        retried::retried,
         sending_state::read_sending,
         stream_figures::{events, read_folded_events},
         subscriptions::read_periods_around,
@@ -54,6 +55,10 @@ pub(crate) struct SentSum {
 impl Store {
     /// Closes reports from before a change's boundary that were counted after the change began.
     pub(crate) async fn close_counted_since(&self, change: &SubscriptionChange) -> Result<()> {
+        retried(|| self.close_counted_since_once(change)).await
+    }
+
+    async fn close_counted_since_once(&self, change: &SubscriptionChange) -> Result<()> {
         let tx = self.begin_within_boundaries().await?;
         close_account(&tx, &change.account_id, change.boundary_at).await?;
         tx.commit().await?;
@@ -65,6 +70,16 @@ impl Store {
     /// under the same lock: reports that it marked before are outstanding here, and afterwards it sends none of the
     /// account.
     pub(crate) async fn begin_changing(
+        &self,
+        seen: &SubscriptionChange,
+        since: Millis,
+        shown: &[ShownAtStripe],
+        now: Millis,
+    ) -> Result<Option<bool>> {
+        retried(|| self.begin_changing_once(seen, since, shown, now)).await
+    }
+
+    async fn begin_changing_once(
         &self,
         seen: &SubscriptionChange,
         since: Millis,
