@@ -3,7 +3,8 @@
 //!
 //! [`plan`] generates random events, and [`run`] applies them to the service and to the model. [`oracle`] is the model:
 //! it implements the billing rules independently of the service. At the end, both must agree to the unit on every line
-//! of every final invoice, on the usage that Stripe discarded and on the reports that need a decision.
+//! of every final invoice, on the usage that Stripe discarded, on the reports that need a decision, and on every figure
+//! of the export for finance, with corrections and decisions.
 //!
 //! A plain `cargo test` runs one fixed seed and one new one on each engine. A failure prints its seed. Environment
 //! variables set the number of accounts, the number of months and the seeds, and exclude kinds of events by their names

@@ -1,7 +1,11 @@
 //! The model: computes from the rules how each unit is billed. It has windows, links, periods and invoices, and does
 //! not use the service.
 //!
-//! All times are milliseconds since 1970.
+//! All times are milliseconds since 1970. What admins do is in [`admin`].
+
+mod admin;
+
+pub(super) use admin::{Action, Decision, Place, Undecided};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,9 +48,18 @@ pub(super) enum Fate {
     Uncharged,
     NotBillable,
     NoCustomer,
+    /// An admin decided not to bill it.
+    WrittenOff,
 }
 
-/// The usage of one meter in one window.
+impl Fate {
+    /// Whether an admin has to decide on it.
+    pub(super) fn needs_decision(self) -> bool {
+        matches!(self, Self::TooLate | Self::Uncharged)
+    }
+}
+
+/// The usage of one meter in one window, or a correction of it.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) meter: usize,
@@ -56,6 +69,38 @@ pub(super) struct Row {
     last: i64,
     pub(super) quantity: i64,
     pub(super) fate: Fate,
+    pub(super) is_correction: bool,
+    /// How many increments it is the sum of; one for a correction.
+    pub(super) parts: i64,
+    /// What corrections took from it.
+    taken: i64,
+    /// The time at which it is billed instead of its own, because an admin decided so.
+    bill_at: Option<i64>,
+    /// The decisions on the reports of its hour, if it is the first row of them.
+    pub(super) decisions: Vec<Decision>,
+}
+
+impl Row {
+    fn new(meter: usize, (start, end): (i64, i64), at: i64, quantity: i64) -> Self {
+        Self {
+            meter,
+            start,
+            end,
+            first: at,
+            last: at,
+            quantity,
+            fate: Fate::Open,
+            is_correction: false,
+            parts: 1,
+            taken: 0,
+            bill_at: None,
+            decisions: Vec::new(),
+        }
+    }
+
+    fn billed_at(&self) -> i64 {
+        self.bill_at.unwrap_or(self.first)
+    }
 }
 
 /// One account.
@@ -79,19 +124,12 @@ impl Account {
             .find(|row| row.fate == Fate::Open && row.meter == meter && row.start == start);
         if let Some(row) = open {
             row.quantity += quantity;
+            row.parts += 1;
             row.first = row.first.min(at);
             row.last = row.last.max(at);
             return;
         }
-        self.rows.push(Row {
-            meter,
-            start,
-            end,
-            first: at,
-            last: at,
-            quantity,
-            fate: Fate::Open,
-        });
+        self.rows.push(Row::new(meter, (start, end), at, quantity));
     }
 
     fn window_around(&self, at: i64) -> (i64, i64) {
@@ -246,9 +284,10 @@ impl Account {
                 continue;
             }
             let row = &self.rows[index];
-            let Some(own) = self.segment_at(row.meter, row.first) else {
+            let at = row.billed_at();
+            let Some(own) = self.segment_at(row.meter, at) else {
                 // It is from before a segment that charges for it, or after the last one.
-                let is_before = self.segments.iter().any(|later| row.first < later.start);
+                let is_before = self.segments.iter().any(|later| at < later.start);
                 let is_old = row.end + MAX_AGE < now;
                 self.rows[index].fate = if is_before || is_old {
                     Fate::TooLate
@@ -264,7 +303,8 @@ impl Account {
                 Fate::Closed
             } else {
                 // A boundary divides it: the later segment charges it, if its invoice is not final.
-                let later = (row.last >= segment.end)
+                let is_divided = row.bill_at.is_none() && row.last >= segment.end;
+                let later = is_divided
                     .then(|| self.segment_at(row.meter, row.last))
                     .flatten()
                     .filter(|later| now < self.segments[*later].final_at - 2 * MINUTE);
@@ -280,9 +320,9 @@ impl Account {
             .rposition(|segment| segment.meter == meter && segment.start <= at && at < segment.end)
     }
 
-    /// The quantities that the final invoices charge.
+    /// The quantities that the final invoices charge. A line without usage is not on an invoice.
     pub(super) fn charged(&self, now: i64) -> BTreeMap<LineKey, i64> {
-        let mut charged = BTreeMap::new();
+        let mut charged: BTreeMap<LineKey, i64> = BTreeMap::new();
         for row in &self.rows {
             let Fate::Sent(number) = row.fate else {
                 continue;
@@ -297,7 +337,16 @@ impl Account {
                 *charged.entry(key).or_default() += row.quantity;
             }
         }
+        charged.retain(|_, quantity| *quantity != 0);
         charged
+    }
+
+    /// What final invoices charge of usage, or of corrections.
+    pub(super) fn charged_of(&self, is_correction: bool, now: i64) -> i64 {
+        let rows = self.rows.iter();
+        rows.filter(|row| row.is_correction == is_correction && self.is_charged(row.fate, now))
+            .map(|row| row.quantity)
+            .sum()
     }
 
     /// Whether uncharged usage became too old so recently that the service may not have looked at it since.

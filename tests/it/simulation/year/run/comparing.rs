@@ -7,7 +7,7 @@ use usage_client::ReportState;
 
 use super::{SimulatedAccount, Year};
 use crate::simulation::year::{
-    oracle::{Fate, LineKey},
+    oracle::{Action, Fate, LineKey},
     plan::METERS,
 };
 
@@ -36,17 +36,34 @@ impl Year<'_> {
                 account.model.charged(now),
                 "the invoices of {name}, seed {seed}",
             );
-            too_late += usize::from(self.compare_reports(account, Fate::TooLate).await > 0);
-            free += usize::from(self.compare_reports(account, Fate::NotBillable).await > 0);
+            too_late += usize::from(self.compare_reports(account, Fate::TooLate).await != 0);
+            free += usize::from(self.compare_reports(account, Fate::NotBillable).await != 0);
         }
         let discarded = self.world.stripe().discarded_usage().await.expect("usage");
         assert_eq!(discarded, [], "nothing is lost, seed {seed}");
         self.compare_with_service(lines).await;
         self.compare_sign_offs().await;
+        self.check_done();
         eprintln!(
             "seed {seed}: {lines} lines of invoices are as they must be; {too_late} accounts had some too late, {free} had some free"
         );
         assert!(lines > self.accounts.len(), "hardly anything was charged");
+    }
+
+    /// What admins do was done, if there were enough accounts and months for it.
+    fn check_done(&self) {
+        eprintln!("seed {}: {:?}", self.seed, self.done);
+        let months = usize::try_from(self.size.months).unwrap_or(usize::MAX);
+        let is_large = self.size.accounts >= 10 && months >= 3;
+        if is_large && self.size.has("corrections") {
+            let done = (self.done.added, self.done.taken, self.done.refused);
+            let is_each_done = done.0 > 0 && done.1 > 0 && done.2 > 0;
+            assert!(is_each_done, "{:?}, seed {}", self.done, self.seed);
+        }
+        if is_large && self.size.has("decisions") {
+            let written_off = self.done.decided.get(&Action::WriteOff);
+            assert!(written_off.is_some(), "{:?}, seed {}", self.done, self.seed);
+        }
     }
 
     /// The service has read the invoices itself, and found the same.
@@ -95,6 +112,7 @@ impl Year<'_> {
                 (ReportState::NoCustomer, Fate::NoCustomer),
                 (ReportState::Closed, Fate::Closed),
                 (ReportState::Open, Fate::Open),
+                (ReportState::WrittenOff, Fate::WrittenOff),
             ] {
                 assert_eq!(
                     sum(state),

@@ -2,11 +2,14 @@
 
 mod changes;
 mod comparing;
+mod corrections;
+mod decisions;
 mod signing_off;
 
 use chrono::{DateTime, Datelike as _, Months, TimeDelta, Utc};
 use fake_stripe::Fault;
 
+use self::decisions::Done;
 use super::{
     oracle::{Account, Segment},
     plan::{METERS, Size, anchor, period_around, start},
@@ -62,6 +65,7 @@ struct Year<'a> {
     /// The number of runs that the schedule has begun.
     scheduled: i64,
     is_report_due: bool,
+    done: Done,
 }
 
 pub(super) async fn live(world: &mut World, size: &Size) {
@@ -83,6 +87,7 @@ pub(super) async fn live(world: &mut World, size: &Size) {
             is_up: true,
             scheduled,
             is_report_due: false,
+            done: Done::default(),
         };
         year.begin().await;
         let until = now + Months::new(size.months);
@@ -193,6 +198,8 @@ impl Year<'_> {
                 self.count(account, at).await;
             }
         }
+        self.correct_some().await;
+        self.decide_some().await;
         if self.size.has("reports") && self.random.one_in(4) {
             self.report().await;
         }

@@ -1,4 +1,7 @@
 //! The comparison of the export for finance with the model: each row of each month, the totals, and which months are closed.
+//! The files of a closed month are compared in [`files`].
+
+mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +10,7 @@ use serde_json::Value;
 
 use super::{SimulatedAccount, Year};
 use crate::simulation::year::{
-    oracle::{Account, Fate},
+    oracle::{Account, Decision, Fate},
     plan::METERS,
 };
 
@@ -15,6 +18,8 @@ use crate::simulation::year::{
 const MAX_HOURS: usize = 30;
 /// Accounts of a month that are exported by themselves.
 const MAX_ACCOUNTS: usize = 3;
+/// Decisions that a row lists.
+const MAX_LISTED: usize = 100;
 /// The columns that are figures.
 const FIGURES: [&str; 16] = [
     "reports",
@@ -42,6 +47,9 @@ type Key = (String, Option<String>, String);
 #[derive(Debug, Default)]
 struct Expected {
     figures: BTreeMap<&'static str, i64>,
+    increments: i64,
+    corrections: i64,
+    decisions: Vec<Decision>,
     /// Whether nothing more is expected to happen to the usage.
     is_final: bool,
 }
@@ -64,7 +72,7 @@ impl Year<'_> {
             .map(|start| month_of(start).date_naive().with_day(1).expect("a day"))
             .collect();
         assert!(months.len() >= 2, "{months:?}");
-        let (mut invoiced, mut closed) = (0, 0);
+        let (mut invoiced, mut closed, mut closable) = (0, 0, None);
         for first in months {
             let month = self.month(first);
             let rows = self.exported(&month.name, &["--open"]).await;
@@ -72,6 +80,9 @@ impl Year<'_> {
             invoiced += self.compare_usage(&month, &rows);
             compare_totals(&month, &rows);
             closed += self.compare_closed(&month, &rows).await;
+            if self.is_closable(&month, &rows) {
+                closable = Some(month);
+            }
         }
         let now = self.now.timestamp_millis();
         let charged = self.accounts.iter().map(|one| charged(&one.model, now));
@@ -79,19 +90,35 @@ impl Year<'_> {
         assert!(invoiced > 0, "nothing was invoiced, seed {}", self.seed);
         eprintln!("seed {}: {closed} exports of closed months", self.seed);
         assert!(closed > 0, "nothing was closed, seed {}", self.seed);
+        match closable {
+            Some(month) => self.close_and_compare_files(&month).await,
+            None => assert!(self.size.months < 3, "no month, seed {}", self.seed),
+        }
     }
 
-    /// Moves on until the service has found on invoices what the model has there.
+    /// Moves on until the service has found on invoices what the model has there, and in Stripe's totals all that it sent.
     async fn wait_until_invoiced(&mut self) {
         for _ in 0..MAX_HOURS {
             self.world.wait_until_compared().await;
             let now = self.now.timestamp_millis();
-            let charged = self.accounts.iter().map(|one| charged(&one.model, now));
+            let charged = |is_correction| -> i64 {
+                let accounts = self.accounts.iter();
+                let of_each = accounts.map(|one| one.model.charged_of(is_correction, now));
+                of_each.sum()
+            };
+            // A correction can be negative, so one sum of all could be right too early.
+            let sum = |what: &str| format!("COALESCE(SUM(CASE WHEN {what} END), 0)");
+            let invoiced = "state = 'invoiced' AND kind";
             let found = format!(
-                "(SELECT COALESCE(SUM(quantity), 0) AS total FROM all_reports WHERE state = 'invoiced' \
-                 AND account_id LIKE 'y{}-%') AS sums WHERE total = {}",
+                "(SELECT {} AS counted, {} AS corrected, {} AS accepted FROM all_reports \
+                 WHERE account_id LIKE 'y{}-%') AS sums \
+                 WHERE counted = {} AND corrected = {} AND accepted = 0",
+                sum(&format!("{invoiced} = 'usage' THEN quantity")),
+                sum(&format!("{invoiced} = 'correction' THEN quantity")),
+                sum("state = 'accepted' THEN 1"),
                 self.seed,
-                charged.sum::<i64>()
+                charged(false),
+                charged(true)
             );
             if self.world.count_rows(&found).await == 1 {
                 return;
@@ -227,11 +254,15 @@ fn expected(account: &SimulatedAccount, month: &Month, now: i64) -> BTreeMap<Key
         let meter = METERS[usage.meter].0.to_owned();
         let row = rows.entry((account.name.clone(), customer, meter));
         let row = row.or_insert_with(|| Expected {
-            figures: BTreeMap::new(),
             is_final: month.is_over,
+            ..Expected::default()
         });
         let mut add = |column| *row.figures.entry(column).or_default() += usage.quantity;
-        add("counted");
+        add(if usage.is_correction {
+            "corrected"
+        } else {
+            "counted"
+        });
         add(match usage.fate {
             Fate::Open => "open",
             Fate::Closed => "to_send",
@@ -239,43 +270,69 @@ fn expected(account: &SimulatedAccount, month: &Month, now: i64) -> BTreeMap<Key
             Fate::TooLate | Fate::Uncharged => "needs_decision",
             Fate::NotBillable => "not_billable",
             Fate::NoCustomer => "no_customer",
+            Fate::WrittenOff => "written_off",
         });
         let is_charged = account.model.is_charged(usage.fate, now);
-        let is_free = usage.fate == Fate::NotBillable;
+        let is_never_billed = matches!(usage.fate, Fate::NotBillable | Fate::WrittenOff);
         if is_charged {
             add("invoiced");
         }
-        if !is_charged && !is_free {
+        if !is_charged && !is_never_billed {
             add("difference");
             row.is_final = false;
         }
+        if usage.is_correction {
+            row.corrections += usage.parts;
+        } else {
+            row.increments += usage.parts;
+        }
+        row.decisions.extend(&usage.decisions);
     }
     rows
 }
 
 fn compare_row(row: &Value, expected: &Expected, month: &Month, seed: u64) {
+    let of_model = |column: &str| expected.figures.get(column).copied().unwrap_or_default();
     for column in FIGURES {
         let found = figure(row, column);
-        match column {
-            // How many reports usage takes, and what Stripe's totals contain of usage of drafts, is not in the model.
-            "reports" => assert!(found > 0, "{row}"),
-            "confirmed" => {
-                let possible = figure(row, "invoiced")..=figure(row, "reported");
-                assert!(possible.contains(&found), "{row}");
+        let own = match column {
+            // How many reports usage takes is not in the model: that depends on when they are closed. A correction is one, and
+            // other usage at least one.
+            "reports" => {
+                let least = expected.corrections + expected.increments.min(1);
+                let possible = least..=expected.corrections + expected.increments;
+                assert!(possible.contains(&found), "{row} {expected:?}");
+                continue;
             }
-            other => {
-                let own = expected.figures.get(other).copied().unwrap_or_default();
-                let name = &month.name;
-                assert_eq!(
-                    found, own,
-                    "{other} in {name}, seed {seed}: {row} {expected:?}"
-                );
-            }
-        }
+            // All that was sent is in Stripe's totals: the comparison began once nothing else waited for that.
+            "confirmed" => of_model("reported"),
+            "decisions" => i64::try_from(expected.decisions.len()).expect("few decisions"),
+            // Nothing of the year is already sent, which is only after a restore, and no difference has to be acknowledged.
+            other => of_model(other),
+        };
+        let name = &month.name;
+        assert_eq!(
+            found, own,
+            "{column} in {name}, seed {seed}: {row} {expected:?}"
+        );
     }
     assert_eq!(row["final"], expected.is_final, "{row} {expected:?}");
-    assert_eq!(row["decided"], serde_json::json!([]), "{row}");
+    let decided = decided(&expected.decisions);
+    assert_eq!(row["decided"], serde_json::json!(decided), "{row}");
     compare_period(row, month);
+}
+
+/// The first decisions, as a row has them.
+fn decided(decisions: &[Decision]) -> Vec<String> {
+    let mut decisions = decisions.to_vec();
+    decisions.sort_unstable();
+    let first = decisions.into_iter().take(MAX_LISTED);
+    let texts = first.map(|Decision { at, action }| {
+        let time = DateTime::from_timestamp_millis(at).expect("a time");
+        let time = time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+        format!("{} {time}", action.name())
+    });
+    texts.collect()
 }
 
 fn compare_period(row: &Value, month: &Month) {
