@@ -141,11 +141,18 @@ impl Account {
         hour > now - MAX_RETRIED_AGE
     }
 
-    /// What the current invoice of a meter charges so far; none if no subscription charges now.
-    pub(in crate::simulation::year) fn charged_now(&self, meter: usize, now: i64) -> Option<i64> {
-        let current = Fate::Sent(self.segment_at(meter, now)?);
-        let rows = self.rows.iter().filter(|row| row.fate == current);
-        Some(rows.map(|row| row.quantity).sum())
+    /// What the current invoice of a meter charges so far, and the time from which it is final; none if no subscription
+    /// charges now.
+    pub(in crate::simulation::year) fn charged_now(
+        &self,
+        meter: usize,
+        now: i64,
+    ) -> Option<(i64, i64)> {
+        let number = self.segment_at(meter, now)?;
+        let rows = self.rows.iter();
+        let current = rows.filter(|row| row.fate == Fate::Sent(number));
+        let charged = current.map(|row| row.quantity).sum();
+        Some((charged, self.segments[number].final_at))
     }
 
     /// Decides on the usage of an hour, which some reports have.

@@ -7,7 +7,7 @@ use usage_client::ReportState;
 
 use super::{SimulatedAccount, Year};
 use crate::simulation::year::{
-    oracle::{Action, Fate, LineKey},
+    oracle::{Fate, LineKey},
     plan::METERS,
 };
 
@@ -53,16 +53,15 @@ impl Year<'_> {
     /// What admins do was done, if there were enough accounts and months for it.
     fn check_done(&self) {
         eprintln!("seed {}: {:?}", self.seed, self.done);
-        let months = usize::try_from(self.size.months).unwrap_or(usize::MAX);
-        let is_large = self.size.accounts >= 10 && months >= 3;
+        let is_large = self.size.accounts >= 10 && self.size.months >= 3;
         if is_large && self.size.has("corrections") {
             let done = (self.done.added, self.done.taken, self.done.refused);
             let is_each_done = done.0 > 0 && done.1 > 0 && done.2 > 0;
             assert!(is_each_done, "{:?}, seed {}", self.done, self.seed);
         }
         if is_large && self.size.has("decisions") {
-            let written_off = self.done.decided.get(&Action::WriteOff);
-            assert!(written_off.is_some(), "{:?}, seed {}", self.done, self.seed);
+            let is_none_decided = self.done.decided.is_empty();
+            assert!(!is_none_decided, "{:?}, seed {}", self.done, self.seed);
         }
     }
 

@@ -73,12 +73,15 @@ impl Year<'_> {
             Action::Retry => !undecided.is_decided && Account::is_recent(place, now),
             Action::BillInCurrentPeriod if !one.is_live => true,
             Action::BillInCurrentPeriod => {
+                let until = self.until.timestamp_millis();
                 let charged = one.model.charged_now(place.0, now);
-                // A current period below zero is refused, by rules that the model does not have.
-                let is_enough = charged.is_some_and(|charged| charged + undecided.negative > 0);
+                let is_charged = charged.is_some_and(|(charged, final_at)| {
+                    // A current period below zero is refused, by rules that the model does not have. And at the end, months
+                    // before the last ones can be closed.
+                    charged + undecided.negative > 0 && final_at < until
+                });
                 // The event is at the whole second before now. That must not be a change's boundary, which may be now.
-                let is_between_seconds = now % 1_000 != 0;
-                one.is_linked && is_enough && is_between_seconds
+                one.is_linked && is_charged && now % 1_000 != 0
             }
             Action::WriteOff => true,
         };

@@ -61,6 +61,8 @@ struct Year<'a> {
     random: Random,
     accounts: Vec<SimulatedAccount>,
     now: DateTime<Utc>,
+    /// Periods that end later are not simulated.
+    until: DateTime<Utc>,
     is_up: bool,
     /// The number of runs that the schedule has begun.
     scheduled: i64,
@@ -77,6 +79,7 @@ pub(super) async fn live(world: &mut World, size: &Size) {
     for seed in &size.seeds {
         eprintln!("seed {seed} from {now}");
         let scheduled = world.count_rows(SCHEDULED).await;
+        let until = now + Months::new(size.months);
         let mut year = Year {
             world,
             size,
@@ -84,13 +87,13 @@ pub(super) async fn live(world: &mut World, size: &Size) {
             random: Random(*seed),
             accounts: Vec::new(),
             now,
+            until,
             is_up: true,
             scheduled,
             is_report_due: false,
             done: Done::default(),
         };
         year.begin().await;
-        let until = now + Months::new(size.months);
         let mut month = now.month();
         while let Some((first, last)) = year.next_end().filter(|(_, last)| *last < until) {
             year.between(first).await;
