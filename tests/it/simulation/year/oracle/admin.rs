@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Account, Fate, HOUR, Row};
 
-/// How far back a correction may be, which is less than the service takes, and how far usage that is sent again.
-const DAY: i64 = 24 * HOUR;
-const MAX_CORRECTED_AGE: i64 = 30 * DAY;
-const MAX_RETRIED_AGE: i64 = 20 * DAY;
+/// How far back a correction may be, which is less than the service accepts.
+const MAX_CORRECTED_AGE: i64 = 30 * 24 * HOUR;
+/// How old usage may be that is sent again. What is older than Stripe accepts would be refused for that.
+const MAX_RETRIED_AGE: i64 = 20 * 24 * HOUR;
 
 /// What was decided, in the order of the export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +136,7 @@ impl Account {
         places
     }
 
-    /// Whether usage of an hour is sent again, if an admin decides so, whatever its age.
+    /// Whether usage of an hour is young enough to be sent again at its own time.
     pub(in crate::simulation::year) fn is_recent((_, hour): Place, now: i64) -> bool {
         hour > now - MAX_RETRIED_AGE
     }

@@ -69,7 +69,7 @@ impl Year<'_> {
         ]);
         let (one, now) = (&self.accounts[account], self.now.timestamp_millis());
         let is_possible = match action {
-            // What is too old is sent at another time than it was.
+            // Old usage may be refused for its age instead of its invoice.
             Action::Retry => !undecided.is_decided && Account::is_recent(place, now),
             Action::BillInCurrentPeriod if !one.is_live => true,
             Action::BillInCurrentPeriod => {

@@ -24,7 +24,7 @@ impl Year<'_> {
             let states = rows.map(|row| (row.fate, account.model.is_charged(row.fate, now)));
             states.collect::<Vec<_>>()
         });
-        let is_left_to_admins = |(fate, is_charged)| match fate {
+        let is_left_to_admins = |(fate, is_charged): (Fate, bool)| match fate {
             Fate::Open | Fate::Closed => false,
             Fate::Sent(_) => is_charged,
             _ => true,
