@@ -63,11 +63,22 @@ impl Disk {
     /// After SIGKILL: starts a server on the files as they are, and on what a power cut would have left of them. What was
     /// acknowledged must be there, and what was not counts once when it is repeated.
     pub(crate) async fn check(&self, calls: &Calls) {
+        let all = [
+            Unsynced::Lost,
+            Unsynced::Partly,
+            Unsynced::Kept,
+            Unsynced::Torn(1),
+        ];
+        self.check_images(calls, &all).await;
+    }
+
+    /// As [`Disk::check`], for some power cuts.
+    pub(crate) async fn check_images(&self, calls: &Calls, all: &[Unsynced]) {
         let recording = Recording::read(&self.record());
         // First, because the others come from the record.
         self.check_files(calls).await;
-        for unsynced in [Unsynced::Lost, Unsynced::Partly, Unsynced::Kept] {
-            let image = self.folder.path().join(format!("{unsynced:?}.db"));
+        for (number, &unsynced) in all.iter().enumerate() {
+            let image = self.folder.path().join(format!("image-{number}.db"));
             recording.write_image(&image, unsynced);
             check_database(&image, calls, &format!("after a power cut: {unsynced:?}")).await;
         }

@@ -149,9 +149,10 @@ impl Faults {
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/disk/disk_faults.c");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         fs::create_dir_all(folder).unwrap();
+        let source = folder.join(format!("disk_faults-{}.c", std::process::id()));
+        fs::write(&source, include_str!("disk_faults.c")).unwrap();
         let built = folder.join(format!("disk_faults-{}.so", std::process::id()));
         let compiled = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
@@ -160,7 +161,8 @@ fn library() -> &'static Path {
             .output()
             .expect("a C compiler named `cc`, which Rust needs too: install gcc or clang");
         let errors = String::from_utf8_lossy(&compiled.stderr).into_owned();
-        assert!(compiled.status.success(), "{}: {errors}", source.display());
+        assert!(compiled.status.success(), "disk_faults.c: {errors}");
+        fs::remove_file(source).unwrap();
         // The same name in each run, so that no files pile up.
         let library = folder.join("disk_faults.so");
         fs::rename(built, &library).unwrap();

@@ -19,6 +19,9 @@ mod power_cut;
 #[path = "../support/process.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod process;
+#[path = "../../../tests/it/support/random.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod random;
 mod size_limit;
 mod syncs;
 mod writers;

@@ -1,6 +1,6 @@
 //! What a power cut leaves of the files: computed from the recorded writes and syncs of a server.
 //!
-//! Synced bytes stay. The others are lost, kept, or some are lost. After a failed sync, bytes that were not synced are
+//! Synced bytes stay. The others are lost, kept, torn, or some are lost. After a failed sync, bytes that were not synced are
 //! lost in the worst case, also if a later sync succeeds: the kernel may have dropped them.
 
 use std::{
@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::faults::{DATABASE, JOURNAL, LOG};
+use crate::{
+    faults::{DATABASE, JOURNAL, LOG},
+    random::Random,
+};
 
 const HEAD_BYTES: usize = 16;
 
@@ -20,6 +23,8 @@ pub(crate) enum Unsynced {
     Lost,
     /// Every second write is lost.
     Partly,
+    /// Each write is kept, lost, cut off, or ends in other bytes, drawn from a seed.
+    Torn(u64),
 }
 
 /// Every write, sync, truncation and deletion, in their order.
@@ -106,16 +111,11 @@ impl RecordedFile {
         }
     }
 
-    /// Drops writes that were not synced.
+    /// Drops or damages writes that were not synced.
     fn lose(&mut self, unsynced: Unsynced) {
-        let is_kept = |number: usize| match unsynced {
-            Unsynced::Kept => true,
-            Unsynced::Lost => false,
-            Unsynced::Partly => number.is_multiple_of(2),
-        };
         for (number, step) in std::mem::take(&mut self.pending).into_iter().enumerate() {
-            if is_kept(number) || matches!(step, Step::Truncate { .. }) {
-                apply_to(&mut self.durable, &step);
+            if let Some(left) = left_of(step, number, unsynced) {
+                apply_to(&mut self.durable, &left);
             }
         }
     }
@@ -124,6 +124,42 @@ impl RecordedFile {
         self.lose(unsynced);
         self.exists.then_some(self.durable)
     }
+}
+
+/// What is left of a step that was not synced.
+fn left_of(step: Step, number: usize, unsynced: Unsynced) -> Option<Step> {
+    let Step::Write { at, bytes } = step else {
+        return Some(step);
+    };
+    let bytes = match unsynced {
+        Unsynced::Kept => bytes,
+        Unsynced::Lost => return None,
+        Unsynced::Partly if number.is_multiple_of(2) => bytes,
+        Unsynced::Partly => return None,
+        Unsynced::Torn(seed) => {
+            let number = u64::try_from(number).unwrap();
+            torn(bytes, &mut Random(seed.wrapping_add(number)))?
+        }
+    };
+    Some(Step::Write { at, bytes })
+}
+
+/// What is left of a write, if anything.
+fn torn(mut bytes: Vec<u8>, random: &mut Random) -> Option<Vec<u8>> {
+    // The first numbers of neighbouring seeds are as different as any.
+    let length = i64::try_from(bytes.len()).unwrap();
+    let place = usize::try_from(random.below(length.max(1))).unwrap();
+    match random.below(4) {
+        0 => return None,
+        1 => bytes.truncate(place),
+        2 => {
+            for byte in bytes.iter_mut().skip(place) {
+                *byte = u8::try_from(random.below(256)).unwrap();
+            }
+        }
+        _ => {}
+    }
+    Some(bytes)
 }
 
 fn apply_to(contents: &mut Vec<u8>, step: &Step) {

@@ -4,9 +4,10 @@ use std::{
     future::Future,
     io::{BufRead as _, BufReader},
     os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         mpsc::{Receiver, channel},
     },
     thread,
@@ -22,7 +23,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use usage_client::{Get, Retry, UsageClient};
+use usage_client::{Error, Get, Retry, UsageClient};
 use usage_server::clock::Clock;
 
 /// The limit of every wait. A busy machine delays a commit for many seconds.
@@ -48,6 +49,9 @@ pub(crate) async fn wait_until<F: Future<Output = bool>>(what: &str, mut is_so: 
 
 /// The flag for a socket that shows metrics.
 pub(crate) const HTTP: &str = "--http-listen=127.0.0.1:0";
+
+/// The binary that is started. If it is not set before the first start, it is that of this build.
+pub(crate) static BINARY: OnceLock<PathBuf> = OnceLock::new();
 
 /// The last lines of the log that are kept.
 const MAX_LINES: usize = 2_000;
@@ -93,7 +97,11 @@ impl Process {
 
     /// The command of the binary, without the environment of the tests.
     pub(crate) fn binary() -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_usage-server"));
+        let of_this_build = || {
+            let built = option_env!("CARGO_BIN_EXE_usage-server");
+            PathBuf::from(built.expect("a binary of this build"))
+        };
+        let mut command = Command::new(BINARY.get_or_init(of_this_build));
         Self::clean(&mut command);
         command
     }
@@ -141,17 +149,8 @@ impl Process {
 
     /// The total of an account's default meter on the days around now.
     pub(crate) async fn total(&self, account: &str) -> i64 {
-        const DAY: i64 = 86_400_000;
-        let now = Clock::system().now();
-        let day = |days| {
-            let at = now - now.rem_euclid(DAY) + days * DAY;
-            DateTime::from_timestamp_millis(at).expect("a time")
-        };
-        let query = Get::account(account).period(day(-1), day(2));
-        let usage = within("usage", self.client.get(query).into_future()).await;
-        let usage = usage.expect("usage");
-        let meter = usage.meter("api_calls").expect("the meter");
-        meter.quantities.total
+        let total = within("usage", total_of(&self.client, account)).await;
+        total.expect("usage")
     }
 
     /// The increments that the server has and has not answered. The server must have been started with [`HTTP`].
@@ -243,6 +242,20 @@ impl Drop for Process {
             eprintln!("the end of the server's log: {:#?}", &log[last..]);
         }
     }
+}
+
+/// The total of an account's default meter on the days around now.
+pub(crate) async fn total_of(client: &UsageClient, account: &str) -> Result<i64, Error> {
+    const DAY: i64 = 86_400_000;
+    let now = Clock::system().now();
+    let day = |days| {
+        let at = now - now.rem_euclid(DAY) + days * DAY;
+        DateTime::from_timestamp_millis(at).expect("a time")
+    };
+    let query = Get::account(account).period(day(-1), day(2));
+    let usage = client.get(query).await?;
+    let meter = usage.meter("api_calls").expect("the meter");
+    Ok(meter.quantities.total)
 }
 
 async fn read_metrics(address: &str) -> std::io::Result<String> {

@@ -67,16 +67,9 @@ impl Pair {
 
     /// Makes each commit wait until the standby has it.
     async fn make_synchronous(&self) {
-        let url = &self.urls[0];
-        for sql in [
-            "ALTER SYSTEM SET synchronous_standby_names = '*'",
-            "SELECT pg_reload_conf()",
-        ] {
-            execute(url, sql).expect("a setting");
-        }
-        let is_set =
-            "DO $$ BEGIN ASSERT (SELECT sync_state FROM pg_stat_replication) = 'sync'; END $$";
-        poll("the standby", async || execute(url, is_set).ok()).await;
+        self.primary.make_synchronous().expect("a setting");
+        let is_set = async || self.primary.is_synchronous().then_some(());
+        poll("the standby", is_set).await;
     }
 }
 

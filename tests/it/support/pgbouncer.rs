@@ -4,7 +4,7 @@
 
 use std::{
     env, fs, io,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -20,13 +20,13 @@ use super::postgres::{
 };
 
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
-/// Runs the program until this process closes its standard input.
+/// Runs the program until this process closes its standard input, perhaps after the name of a signal.
 const KEEPER: &str = r#"
 folder=$1; shift
 "$@" </dev/null & server=$!
 exec 2>/dev/null
-read _
-kill -TERM "$server"
+read signal
+kill "-${signal:-TERM}" "$server"
 wait "$server"
 rm -rf "$folder"
 "#;
@@ -95,6 +95,20 @@ impl PgBouncer {
             "postgres://{USER}@{}/{name}{separator}pgbouncer=true",
             self.address
         )
+    }
+
+    #[allow(dead_code, reason = "only `cargo kills` uses it")]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it with SIGKILL.
+    #[allow(dead_code, reason = "only `cargo kills` uses it")]
+    pub(crate) fn kill(mut self) -> io::Result<()> {
+        if let Some(mut stdin) = self.keeper.stdin.take() {
+            stdin.write_all(b"KILL\n")?;
+        }
+        self.keeper.wait().map(drop)
     }
 
     fn wait_until_ready(&mut self) -> io::Result<()> {

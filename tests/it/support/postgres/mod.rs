@@ -172,6 +172,26 @@ impl Cluster {
         Ok(self.entry.promote(&Programs::find()?)?)
     }
 
+    /// Makes each commit wait until a standby has it.
+    pub(crate) fn make_synchronous(&self) -> io::Result<()> {
+        self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")?;
+        self.execute("SELECT pg_reload_conf()")
+    }
+
+    /// Whether commits wait for the only standby.
+    pub(crate) fn is_synchronous(&self) -> bool {
+        let is_set =
+            "DO $$ BEGIN ASSERT (SELECT sync_state FROM pg_stat_replication) = 'sync'; END $$";
+        self.execute(is_set).is_ok()
+    }
+
+    /// Ends the stream from the primary to this standby.
+    #[allow(dead_code, reason = "only `cargo kills` uses it")]
+    pub(crate) fn stop_following(&self) -> io::Result<()> {
+        self.execute("ALTER SYSTEM SET primary_conninfo = ''")?;
+        self.execute("SELECT pg_reload_conf()")
+    }
+
     /// Starts a coordinator and two workers of Citus, which end when the cluster is dropped.
     pub(crate) fn start_distributed(
         pg_config: &OsStr,
