@@ -23,7 +23,9 @@ impl Drop for Frozen {
 }
 
 fn send(signal: &str, id: u32) {
-    let sent = Command::new("kill").args([signal, &id.to_string()]).status();
+    let sent = Command::new("kill")
+        .args([signal, &id.to_string()])
+        .status();
     let is_sent = sent.is_ok_and(|status| status.success());
     // A second panic would end all scenarios.
     assert!(

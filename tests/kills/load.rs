@@ -38,11 +38,9 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// What runs beside the callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beside {
-    /// Nothing, because acknowledged usage may be lost.
+    /// Nothing.
     Nothing,
-    /// Reads, which must show what was acknowledged before.
-    Reads,
-    /// Reads, and forced runs.
+    /// Reads, which must show what was acknowledged before, and forced runs.
     ReadsAndRuns,
 }
 
@@ -80,10 +78,8 @@ impl Load {
         let callers = (0..CALLERS).map(|caller| tokio::spawn(count(Arc::clone(&shared), caller)));
         let callers = callers.collect();
         let mut others = Vec::new();
-        if beside != Beside::Nothing {
-            others.push(tokio::spawn(read(Arc::clone(&shared))));
-        }
         if beside == Beside::ReadsAndRuns {
+            others.push(tokio::spawn(read(Arc::clone(&shared))));
             others.push(tokio::spawn(report(Arc::clone(&shared))));
         }
         Self {

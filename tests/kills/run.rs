@@ -89,8 +89,8 @@ impl Run {
             Err(error) => return End::Failed(format!("no runtime: {error}")),
         };
         let limit = if is_brief { BRIEF_LIMIT } else { LIMIT };
-        let living = AssertUnwindSafe(|| runtime.block_on(timeout(limit, scenario.play(self))));
-        let ended = catch_unwind(living);
+        let playing = async { timeout(limit, scenario.play(self)).await };
+        let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(playing)));
         runtime.shutdown_background();
         let secs = began.elapsed().as_secs();
         match ended {

@@ -46,11 +46,10 @@ impl Scenario {
             Self::Database => (30, 6),
             Self::Standby => (5, 1),
             Self::AsynchronousStandby => (3, 1),
-            Self::Network => (60, 10),
-            Self::Freeze => (10, 2),
-            Self::FullDisk => (10, 2),
-            Self::TornLog => (30, 4),
-            Self::Pooler => (30, 6),
+            Self::Network => (60, 6),
+            Self::Freeze | Self::FullDisk => (10, 2),
+            Self::TornLog => (30, 3),
+            Self::Pooler => (30, 5),
         };
         if is_brief { brief } else { full }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use chrono::DateTime;
-use fake_stripe::{Fault, FakeStripe, Settings};
+use fake_stripe::{FakeStripe, Fault, Settings};
 use serde_json::Value;
 use usage_client::{ForceReport, PutAccount};
 use usage_server::clock::Clock;
@@ -126,7 +126,7 @@ impl Service {
             let total = process.total(&account(number)).await;
             counted.insert(customer(number), total);
         }
-        let all = counted.values().sum();
+        let all: i64 = counted.values().sum();
         self.stripe.control().clear_faults().await.unwrap();
         let client = process.client();
         let run = within("a run", client.force_report(ForceReport::all())).await;

@@ -17,7 +17,7 @@ use crate::{
 /// Units that are acknowledged after each fault.
 const UNITS: i64 = 50;
 /// The longest fault.
-const LONGEST_MS: i64 = 4_000;
+const LONGEST_MS: i64 = 3_000;
 
 /// The server goes on by itself.
 pub(crate) async fn fails(run: &Run) -> Told {

@@ -67,9 +67,9 @@ pub(crate) async fn synchronous(run: &Run) -> Told {
         load.wait_for_more(UNITS).await;
         pair.fail_over(run);
         load.wait_for_more(UNITS).await;
-        let calls;
-        (calls, told) = load.stop().await;
+        let (calls, of_pair) = load.stop().await;
         pair.service.check(&server, &calls).await;
+        told = of_pair;
     }
     Some(told)
 }
