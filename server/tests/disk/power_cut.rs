@@ -128,25 +128,29 @@ impl RecordedFile {
 
 /// What is left of a step that was not synced.
 fn left_of(step: Step, number: usize, unsynced: Unsynced) -> Option<Step> {
-    let Step::Write { at, bytes } = step else {
-        return Some(step);
-    };
-    let bytes = match unsynced {
-        Unsynced::Kept => bytes,
-        Unsynced::Lost => return None,
-        Unsynced::Partly if number.is_multiple_of(2) => bytes,
-        Unsynced::Partly => return None,
+    match step {
+        Step::Write { at, bytes } => {
+            let bytes = left_of_write(bytes, number, unsynced)?;
+            Some(Step::Write { at, bytes })
+        }
+        other => Some(other),
+    }
+}
+
+fn left_of_write(bytes: Vec<u8>, number: usize, unsynced: Unsynced) -> Option<Vec<u8>> {
+    match unsynced {
+        Unsynced::Kept => Some(bytes),
+        Unsynced::Lost => None,
+        Unsynced::Partly => number.is_multiple_of(2).then_some(bytes),
         Unsynced::Torn(seed) => {
             let number = u64::try_from(number).unwrap();
-            torn(bytes, &mut Random(seed.wrapping_add(number)))?
+            torn(bytes, &mut Random(seed.wrapping_add(number)))
         }
-    };
-    Some(Step::Write { at, bytes })
+    }
 }
 
 /// What is left of a write, if anything.
 fn torn(mut bytes: Vec<u8>, random: &mut Random) -> Option<Vec<u8>> {
-    // The first numbers of neighbouring seeds are as different as any.
     let length = i64::try_from(bytes.len()).unwrap();
     let place = usize::try_from(random.below(length.max(1))).unwrap();
     match random.below(4) {

@@ -1,7 +1,5 @@
 //! The service behind a PgBouncer that pools transactions: every path that reads or writes the database.
 
-use std::net::SocketAddr;
-
 use futures_util::future::join_all;
 use usage_client::{
     Correct, CreateKey, ForceReport, Increment, KeyRole, ListAccounts, ListAuditEntries, Reason,
@@ -19,9 +17,9 @@ use usage_server::{
 use super::access;
 use crate::support::{
     pgbouncer::PgBouncer,
-    postgres::{self, Cluster, Durability, StartError},
+    postgres::{self, Cluster, Durability},
     reverse_proxy::ReverseProxy,
-    world::{TIMEOUT, World, engine::skipped, hours_ago, on_postgres, poll, within},
+    world::{TIMEOUT, World, hours_ago, on_postgres, poll, within},
 };
 
 on_postgres!(
@@ -37,27 +35,13 @@ const CONNECTIONS: u32 = 3;
 const CALLERS: usize = 32;
 const CALLS: i64 = 20;
 
-/// A PgBouncer in front of a server. Without the program the test is skipped; in CI it fails.
-fn bouncer(server: SocketAddr) -> Option<PgBouncer> {
-    match PgBouncer::start(server, CONNECTIONS) {
-        Ok(bouncer) => Some(bouncer),
-        Err(StartError::Unavailable(missing)) => {
-            let is_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-            assert!(!is_ci, "{missing}");
-            skipped(&missing.to_string());
-            None
-        }
-        Err(StartError::Failed(error)) => panic!("PgBouncer does not start: {error}"),
-    }
-}
-
 /// Restarts the server behind a PgBouncer.
 async fn behind(world: World, flags: &[&str]) -> Option<(World, PgBouncer)> {
     let mut world = world
         .unless_distributed("its workers know no PgBouncer")
         .await?;
     let cluster = postgres::cluster().expect("PostgreSQL");
-    let Some(bouncer) = bouncer(cluster.address()) else {
+    let Some(bouncer) = PgBouncer::start_if_installed(cluster.address(), CONNECTIONS) else {
         world.finish().await;
         return None;
     };
@@ -220,7 +204,7 @@ async fn servers_are_seen_through_pgbouncer(world: World) {
 async fn a_standby_behind_pgbouncer_is_a_database_that_does_not_answer(mut world: World) {
     let proxy = ReverseProxy::start().await;
     let address = proxy.endpoint().trim_start_matches("http://");
-    let Some(bouncer) = bouncer(address.parse().unwrap()) else {
+    let Some(bouncer) = PgBouncer::start_if_installed(address.parse().unwrap(), CONNECTIONS) else {
         return world.finish().await;
     };
     world.stop().await;
