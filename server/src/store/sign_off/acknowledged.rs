@@ -1,5 +1,7 @@
 //! Adds to the sums of a sign-off what Stripe's totals contain and no final invoice charges, where an admin acknowledged that.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbErr, EntityTrait as _, QueryFilter as _,
     QueryOrder as _, QuerySelect as _, Statement, Value,
@@ -18,28 +20,66 @@ use crate::{
     store::connection::Transaction,
 };
 
-/// Adds what no invoice charges, and an admin acknowledged.
+/// How many acknowledged times are read in one statement: it has two selects for each, and SQLite takes 500.
+const TIMES_READ: usize = 50;
+
+/// The tables with confirmed reports, and how many reports a group of their rows is.
+const CONFIRMED: [(&str, &str); 2] = [
+    ("usage_reports", "COUNT(*)"),
+    ("folded_reports", "CAST(SUM(reports) AS bigint)"),
+];
+
+/// A time of an account's customer and meter in which all differences are acknowledged.
+struct Acknowledged {
+    account_id: AccountId,
+    customer: String,
+    meter: String,
+    period: Interval,
+}
+
+/// Adds what no invoice charges, and an admin acknowledged. `confirmed` are those of the accounts that have confirmed reports.
 pub(super) async fn add_acknowledged(
     tx: &Transaction,
-    account_id: &AccountId,
+    ids: &[AccountId],
+    confirmed: &BTreeSet<AccountId>,
     windows: Interval,
-    rows: &mut AccountRows,
+    accounts: &mut BTreeMap<AccountId, AccountRows>,
 ) -> Result<(), DbErr> {
+    let mut times = read_times(tx, ids).await?;
+    times.retain(|time| confirmed.contains(&time.account_id));
+    let together = if tx.shards().is_distributed() {
+        // Citus would plan each select of several accounts by itself.
+        1
+    } else {
+        TIMES_READ
+    };
+    for some in times.chunks(together) {
+        add_confirmed(tx, some, windows, accounts).await?;
+    }
+    Ok(())
+}
+
+async fn read_times(tx: &Transaction, ids: &[AccountId]) -> Result<Vec<Acknowledged>, DbErr> {
     use invoice_comparison::Column as C;
-    let found: Vec<(String, String, Millis, Millis, Option<Millis>)> =
+    let found: Vec<(AccountId, String, String, Millis, Millis, Option<Millis>)> =
         invoice_comparison::Entity::find()
             .select_only()
+            .column(C::AccountId)
             .columns([C::Customer, C::Meter, C::PeriodStart, C::PeriodEnd])
             .column(C::AcknowledgedAt)
-            .filter(C::AccountId.eq(account_id))
+            .filter(C::AccountId.is_in(ids))
             .filter(C::Finding.ne(InvoiceComparisonFinding::Equal))
+            .order_by_asc(C::AccountId)
             .order_by_asc(C::Customer)
             .order_by_asc(C::Meter)
             .into_tuple()
             .all(tx)
             .await?;
-    for own in found.chunk_by(|one, other| (&one.0, &one.1) == (&other.0, &other.1)) {
-        let Some((customer, meter, ..)) = own.first() else {
+    let mut times = Vec::new();
+    for own in
+        found.chunk_by(|one, other| (&one.0, &one.1, &one.2) == (&other.0, &other.1, &other.2))
+    {
+        let Some((account_id, customer, meter, ..)) = own.first() else {
             continue;
         };
         let differences = own.iter().map(|(.., start, end, at)| FoundDifference {
@@ -50,57 +90,59 @@ pub(super) async fn add_acknowledged(
             is_acknowledged: at.is_some(),
         });
         let differences: Vec<FoundDifference> = differences.collect();
-        for period in acknowledged_times(&differences) {
-            let stream = (customer.as_str(), meter.as_str());
-            add_confirmed(tx, account_id, stream, period, windows, rows).await?;
-        }
+        let periods = acknowledged_times(&differences).into_iter();
+        times.extend(periods.map(|period| Acknowledged {
+            account_id: account_id.clone(),
+            customer: customer.clone(),
+            meter: meter.clone(),
+            period,
+        }));
     }
-    Ok(())
+    Ok(times)
 }
 
-/// Adds the confirmed reports of an acknowledged time, by the time at which Stripe bills them.
+/// Adds the confirmed reports of acknowledged times, by the time at which Stripe bills them.
 async fn add_confirmed(
     tx: &Transaction,
-    account_id: &AccountId,
-    (customer, meter): (&str, &str),
-    period: Interval,
+    times: &[Acknowledged],
     windows: Interval,
-    rows: &mut AccountRows,
+    accounts: &mut BTreeMap<AccountId, AccountRows>,
 ) -> Result<(), DbErr> {
     let backend = tx.get_database_backend();
     let (month, quantities) = (month(backend), quantities());
-    let of_table = |(table, reports): (&str, &str)| {
-        format!(
-            "SELECT {month} AS month, MIN(window_start) AS at, {quantities}, {reports} AS number FROM {table} \
-             WHERE account_id = $1 AND window_start >= $2 AND window_start < $3 AND customer = $4 AND meter = $5 \
-             AND state = 'confirmed' AND event_timestamp < $7 \
-             AND (event_timestamp >= $6 OR window_start >= $6) GROUP BY 1"
-        )
+    let mut values: Vec<Value> = vec![windows.start.into(), windows.end.into()];
+    let mut place = |value: Value| {
+        values.push(value);
+        format!("${}", values.len())
     };
-    let sql = [
-        ("usage_reports", "COUNT(*)"),
-        ("folded_reports", "CAST(SUM(reports) AS bigint)"),
-    ]
-    .map(of_table)
-    .join(" UNION ALL ");
-    let values: [Value; 7] = [
-        account_id.into(),
-        windows.start.into(),
-        windows.end.into(),
-        customer.into(),
-        meter.into(),
-        period.start.into(),
-        period.end.into(),
-    ];
+    let mut selects = Vec::new();
+    for (nth, time) in times.iter().enumerate() {
+        let account_id = place((&time.account_id).into());
+        let customer = place(time.customer.as_str().into());
+        let meter = place(time.meter.as_str().into());
+        let (start, end) = (time.period.start.into(), time.period.end.into());
+        let (start, end) = (place(start), place(end));
+        selects.extend(CONFIRMED.map(|(table, reports)| {
+            format!(
+                "SELECT CAST({nth} AS bigint) AS nth, {month} AS month, MIN(window_start) AS at, {quantities}, \
+                 {reports} AS number FROM {table} \
+                 WHERE account_id = {account_id} AND window_start >= $1 AND window_start < $2 \
+                 AND customer = {customer} AND meter = {meter} AND state = 'confirmed' AND event_timestamp < {end} \
+                 AND (event_timestamp >= {start} OR window_start >= {start}) GROUP BY 2"
+            )
+        }));
+    }
+    let sql = selects.join(" UNION ALL ");
     let statement = Statement::from_sql_and_values(backend, sql, values);
     for row in tx.query_all_raw(statement).await? {
+        let nth: i64 = row.try_get("", "nth")?;
+        let time = usize::try_from(nth).ok().and_then(|nth| times.get(nth));
+        let Some(time) = time else { continue };
         let at: Millis = row.try_get("", "at")?;
         let reports: i64 = row.try_get("", "number")?;
-        let key = (
-            Some(customer.to_owned()),
-            meter.to_owned(),
-            utc_month(at).start,
-        );
+        let (customer, meter) = (time.customer.clone(), time.meter.clone());
+        let key = (Some(customer), meter, utc_month(at).start);
+        let rows = accounts.entry(time.account_id.clone()).or_default();
         let figures: &mut Figures = rows.entry(key).or_default();
         figures.acknowledge(quantity(&row)?, reports.into());
     }

@@ -1,27 +1,26 @@
 //! Queries of the sign-off of a month: sums of reports, open, closed and folded, by account, customer, meter and month; and the
 //! sums that the ledger check makes of the same reports.
 //!
-//! A page is a few accounts in one reading transaction: a report that closes or is folded meanwhile is in one table of it. Where
-//! the accounts of a page are found one by one and their months by an index, the sums of the ledger check are those of all
-//! accounts between two ids: a report that the one way of reading missed is found by the other.
+//! A page is a few accounts in one reading transaction: a report that closes or is folded meanwhile is in one table of it. It takes
+//! a few statements, however many accounts it has. Where the accounts of a page are found by their ids and their months by an index,
+//! the sums of the ledger check are those of all accounts between two ids: a report that the one way of reading missed is found by
+//! the other.
 
+mod accounts;
 mod acknowledged;
 mod decisions;
-
-use std::collections::BTreeMap;
 
 use sea_orm::{ConnectionTrait as _, DbBackend, DbErr, QueryResult, Statement, Value};
 
 use self::{
-    acknowledged::add_acknowledged,
-    decisions::{add_decisions, add_folded_decisions},
+    accounts::{next_accounts, read_accounts},
+    decisions::add_decisions,
 };
 use super::{Store, connection::Transaction};
 use crate::{
     domain::{
         Millis,
         account_id::AccountId,
-        report::State,
         sign_off::{AccountRows, RowKey, Sum, utc_month},
         window::Interval,
     },
@@ -121,13 +120,7 @@ async fn read_page(
         (ids, Range::between(after, last))
     };
     let next = range.next.clone();
-    let mut accounts = BTreeMap::new();
-    for account_id in ids {
-        let rows = read_account(tx, &account_id, scope.windows).await?;
-        if !rows.is_empty() {
-            accounts.insert(account_id, rows);
-        }
-    }
+    let mut accounts = read_accounts(tx, &ids, scope.windows).await?;
     add_decisions(tx, &mut accounts, &range, scope.windows).await?;
     let ledger = read_ledger(tx, &range, scope.windows).await?;
     Ok(SignOffPage {
@@ -176,38 +169,6 @@ impl Range {
     }
 }
 
-/// The next ids of accounts with reports. Each is looked up by the one before it: neither engine jumps in an index from one
-/// account to the next.
-async fn next_accounts(
-    tx: &Transaction,
-    after: Option<&AccountId>,
-    limit: u64,
-) -> Result<Vec<AccountId>, DbErr> {
-    let of_table = |table: &Table| {
-        let name = table.name;
-        format!(
-            "SELECT account_id FROM (SELECT account_id FROM {name} WHERE account_id > $1 \
-             ORDER BY account_id LIMIT 1) AS next_of_{name}"
-        )
-    };
-    let sql = TABLES.iter().map(of_table).collect::<Vec<_>>();
-    let sql = sql.join(" UNION ALL ");
-    let mut ids: Vec<AccountId> = Vec::new();
-    for _ in 0..limit {
-        let place = ids.last().or(after).map_or("", |id| id.as_str());
-        let values = [Value::from(place)];
-        let statement = Statement::from_sql_and_values(tx.get_database_backend(), &sql, values);
-        let rows = tx.query_all_raw(statement).await?;
-        let found = rows.iter().map(|row| row.try_get("", "account_id"));
-        let found: Vec<AccountId> = found.collect::<Result<_, _>>()?;
-        match found.into_iter().min() {
-            Some(next) => ids.push(next),
-            None => break,
-        }
-    }
-    Ok(ids)
-}
-
 /// The calendar month in UTC of a window, in which it lies whole.
 fn month(backend: DbBackend) -> &'static str {
     match backend {
@@ -244,49 +205,6 @@ fn key(row: &QueryResult) -> Result<RowKey, DbErr> {
     let at: Millis = row.try_get("", "at")?;
     let (customer, meter) = (row.try_get("", "customer")?, row.try_get("", "meter")?);
     Ok((customer, meter, utc_month(at).start))
-}
-
-async fn read_account(
-    tx: &Transaction,
-    account_id: &AccountId,
-    windows: Interval,
-) -> Result<AccountRows, DbErr> {
-    let backend = tx.get_database_backend();
-    let (month, quantities) = (month(backend), quantities());
-    let of_table = |table: &Table| {
-        let Table {
-            name,
-            customer,
-            kind,
-            state,
-            reports,
-            decided,
-        } = table;
-        format!(
-            "SELECT meter, {customer} AS customer, {kind} AS kind, {state} AS state, {month} AS month, \
-             MIN(window_start) AS at, {quantities}, {reports} AS number, {decided} AS decided FROM {name} \
-             WHERE account_id = $1 AND window_start >= $2 AND window_start < $3 GROUP BY 1, 2, 3, 4, 5"
-        )
-    };
-    let sql = TABLES.iter().map(of_table).collect::<Vec<_>>();
-    let values: [Value; 3] = [account_id.into(), windows.start.into(), windows.end.into()];
-    let statement = Statement::from_sql_and_values(backend, sql.join(" UNION ALL "), values);
-    let mut rows = AccountRows::new();
-    let (mut has_decided, mut has_confirmed) = (false, false);
-    for row in tx.query_all_raw(statement).await? {
-        let decided: i64 = row.try_get("", "decided")?;
-        let sum = sum(&row)?;
-        has_decided |= decided > 0;
-        has_confirmed |= sum.state == State::Confirmed;
-        rows.entry(key(&row)?).or_default().add(&sum);
-    }
-    if has_decided {
-        add_folded_decisions(tx, account_id, windows, &mut rows).await?;
-    }
-    if has_confirmed {
-        add_acknowledged(tx, account_id, windows, &mut rows).await?;
-    }
-    Ok(rows)
 }
 
 /// What the ledger check sums of some accounts.
