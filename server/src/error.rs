@@ -179,6 +179,14 @@ pub enum Error {
         /// How many may wait.
         waiting: usize,
     },
+    /// The caller has too many reads of one kind that run or wait: retry later.
+    #[error("{limit} {of} with this key or certificate run or wait, and no more may; retry later")]
+    TooManyReadsOfCaller {
+        /// What they are called.
+        of: &'static str,
+        /// The limit.
+        limit: usize,
+    },
     /// Too many answers wait to be read: read them, then retry.
     #[error(
         "{unread} bytes of answers wait to be read, and {limit} may; read the answers of earlier calls, then retry"

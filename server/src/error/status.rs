@@ -42,6 +42,7 @@ impl Error {
             | Self::TooManyChanges { .. }
             | Self::TooManyRuns { .. }
             | Self::TooManyReads { .. }
+            | Self::TooManyReadsOfCaller { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
             | Self::TooManyKeys => "OVERLOADED",
@@ -100,6 +101,7 @@ impl Error {
             | Self::TooManyChanges { .. }
             | Self::TooManyRuns { .. }
             | Self::TooManyReads { .. }
+            | Self::TooManyReadsOfCaller { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
             | Self::TooManyKeys
@@ -154,6 +156,7 @@ impl Error {
             Self::TooManyChanges { .. }
             | Self::TooManyRuns { .. }
             | Self::TooManyReads { .. }
+            | Self::TooManyReadsOfCaller { .. }
             | Self::AnswersUnread { .. }
             | Self::RequestsUnfinished { .. }
             | Self::TooManyKeys

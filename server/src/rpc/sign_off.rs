@@ -5,7 +5,7 @@ use usage_proto::v1::{self, export_sign_off_response::Part as Wire};
 
 use super::{actor::caller, caller_stream::CallerStream, operations_service::OperationsRpc, wire};
 use crate::{
-    domain::{sign_off::Figures, violation::Violation},
+    domain::{caller_id::CallerId, sign_off::Figures, violation::Violation},
     error::Error,
     record::{Exported, Format},
     sign_off::Part,
@@ -19,9 +19,12 @@ impl OperationsRpc {
         &self,
         request: Request<v1::GetSignOffRequest>,
     ) -> Result<Response<v1::GetSignOffResponse>, Status> {
-        caller(&request)?.check_everything().map_err(Error::from)?;
+        let caller = caller(&request)?;
+        caller.check_everything().map_err(Error::from)?;
         let request = request.into_inner();
-        let found = self.sign_offs.overview(&request.month).await?;
+        let caller = CallerId::of(&caller);
+        let found = self.sign_offs.overview(&request.month, caller.as_ref());
+        let found = found.await?;
         let by_meter = found.by_meter.iter();
         let meters = by_meter.map(|(meter, figures)| totals(meter, figures));
         let meters = meters.collect::<Result<_, _>>().map_err(Error::from)?;
@@ -45,8 +48,11 @@ impl OperationsRpc {
         caller.check_everything().map_err(Error::from)?;
         let request = request.into_inner();
         let format = format(request.format).map_err(Error::from)?;
-        let parts = self.sign_offs.export(&request.month, format, request.open);
-        let parts = parts.await?;
+        let id = CallerId::of(&caller);
+        let exporting = self
+            .sign_offs
+            .export(&request.month, format, request.open, id.as_ref());
+        let parts = exporting.await?;
         let authenticator = self.authenticator.clone();
         let stream = CallerStream::new(parts, message, authenticator, caller);
         Ok(Response::new(stream))

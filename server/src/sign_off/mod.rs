@@ -1,34 +1,36 @@
 //! Sign-offs of a month for callers: whether it is closed, and its rows as a file in parts. `usage-server export sign-off` writes
 //! the same bytes.
 //!
-//! Each reads all accounts, in short transactions. Few run at a time, each for a limited time, and one whose caller is gone or
-//! does not read ends after the page that it reads. No transaction waits for a caller.
+//! Each reads all accounts, in short transactions. Few read at a time, a page in each turn, so a short one does not wait for a long
+//! one. One whose caller is gone or does not read ends after the page that it reads. No transaction waits for a caller.
 
+mod limits;
 mod rows;
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, io, pin::pin, time::Duration};
 
-use tokio::{sync::mpsc, time::Instant};
+use futures_util::future::{Either, select};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::limits::Limits;
 pub use self::rows::Months;
 pub(crate) use self::rows::{ACCOUNTS_PER_PAGE, Refusal, SignOff, Waiting, parse_months};
 use crate::{
     clock::Clock,
     domain::{
+        caller_id::CallerId,
         sign_off::Figures,
         violation::{Violation, quoted},
         window::Interval,
     },
     error::{Error, Result},
-    read_turns::{Place, ReadTurns},
+    read_turns::ReadTurns,
     record::{Exported, Format, Record, RecordWriter},
     request_context::carried,
     store::Store,
 };
 
-/// How long one may take.
-const TIMEOUT: Duration = Duration::from_mins(10);
 /// How long a caller may take to read a part.
 const PART_TIMEOUT: Duration = Duration::from_mins(1);
 /// The bytes of a part.
@@ -63,27 +65,6 @@ pub(crate) struct Overview {
     pub(crate) jsonl: Exported,
 }
 
-/// The limits of one sign-off.
-struct Limits {
-    deadline: Instant,
-    shutdown: CancellationToken,
-    /// Cancelled when the caller is gone.
-    gone: CancellationToken,
-}
-
-impl Limits {
-    /// Whether it may go on. Called between transactions.
-    fn check(&self) -> Result<()> {
-        if self.shutdown.is_cancelled() || self.gone.is_cancelled() {
-            return Err(Error::ShuttingDown);
-        }
-        if Instant::now() >= self.deadline {
-            return Err(Error::ExportTooSlow(TIMEOUT));
-        }
-        Ok(())
-    }
-}
-
 impl SignOffs {
     pub(crate) fn new(store: Store, clock: Clock, shutdown: CancellationToken) -> Self {
         Self {
@@ -97,15 +78,17 @@ impl SignOffs {
     /// What a month consists of, and whether it is closed.
     ///
     /// # Errors
-    /// The text names no month, too many sign-offs wait, this one takes too long, its rows contradict the ledger check, or the
-    /// database fails.
-    pub(crate) async fn overview(&self, month: &str) -> Result<Overview> {
+    /// The text names no month, too many sign-offs wait, of all or of this caller, this one takes too long, its rows contradict the
+    /// ledger check, or the database fails.
+    pub(crate) async fn overview(
+        &self,
+        month: &str,
+        caller: Option<&CallerId>,
+    ) -> Result<Overview> {
         let (month, sign_off) = self.sign_off(month)?;
-        let turn = self.turns.take().await?;
-        let (limits, store) = (self.limits(), self.store.clone());
-        let _gone = limits.gone.clone().drop_guard();
+        let (limits, store) = (self.limits(caller)?, self.store.clone());
+        let _gone = limits.gone().drop_guard();
         let reading = tokio::spawn(carried(async move {
-            let _turn = turn;
             overview(&store, &sign_off, month, &limits).await
         }));
         reading
@@ -117,25 +100,33 @@ impl SignOffs {
     /// not complete. A month that is not closed is refused before any part, unless it `is_open`.
     ///
     /// # Errors
-    /// The text names no month, or too many sign-offs wait.
+    /// The text names no month, or too many sign-offs wait, of all or of this caller.
     pub(crate) async fn export(
         &self,
         month: &str,
         format: Format,
         is_open: bool,
+        caller: Option<&CallerId>,
     ) -> Result<mpsc::Receiver<Result<Part>>> {
         let (_, sign_off) = self.sign_off(month)?;
-        let place = self.turns.place()?;
-        let (limits, store) = (self.limits(), self.store.clone());
+        let (limits, store) = (self.limits(caller)?, self.store.clone());
         // Only what a caller reads is kept.
         let (parts, receiver) = mpsc::channel(1);
         tokio::spawn(carried(async move {
             let out = Parts {
                 parts: &parts,
-                place,
                 limits: &limits,
             };
-            let written = write(&store, &sign_off, format, is_open, &out).await;
+            let writing = pin!(write(&store, &sign_off, format, is_open, &out));
+            let leaving = pin!(parts.closed());
+            // Once the caller is gone, a read goes on to the end of its page, and no other one begins or waits for a turn.
+            let written = match select(writing, leaving).await {
+                Either::Left((written, _)) => written,
+                Either::Right(((), writing)) => {
+                    limits.gone().cancel();
+                    writing.await
+                }
+            };
             let last = written.map(Part::End);
             // A caller that is gone needs no end.
             let _sent = tokio::time::timeout(PART_TIMEOUT, parts.send(last)).await;
@@ -143,13 +134,10 @@ impl SignOffs {
         Ok(receiver)
     }
 
-    fn limits(&self) -> Limits {
-        let deadline = Instant::now();
-        Limits {
-            deadline: deadline.checked_add(TIMEOUT).unwrap_or(deadline),
-            shutdown: self.shutdown.clone(),
-            gone: CancellationToken::new(),
-        }
+    /// The limits of one of them, with a place among those that read and wait.
+    fn limits(&self, caller: Option<&CallerId>) -> Result<Limits> {
+        let place = self.turns.place_of(caller)?;
+        Ok(Limits::new(place, self.shutdown.clone()))
     }
 
     fn sign_off(&self, name: &str) -> Result<(Interval, SignOff)> {
@@ -186,7 +174,7 @@ async fn overview(
     let (by_meter, waiting) = read(store, sign_off, limits, &mut put).await?;
     let mut reasons = sign_off.reasons(&waiting);
     if reasons.is_empty() {
-        limits.check()?;
+        let _turn = limits.turn().await?;
         match sign_off.check_is_balanced(store).await {
             Ok(()) => {}
             Err(Refusal::BooksDiffer(why)) => reasons.push(why),
@@ -212,9 +200,7 @@ async fn read(
 ) -> Result<(BTreeMap<String, Figures>, Waiting)> {
     let deletions = store.deletions_seen().await?;
     let mut reading = sign_off.begin();
-    while reading.write_page(store, put).await? {
-        limits.check()?;
-    }
+    while limits.write_page(store, &mut reading, put).await? {}
     // Rows of a deleted account have other places.
     if store.deletions_seen().await? != deletions {
         return Err(Error::MonthChanged);
@@ -225,8 +211,7 @@ async fn read(
 /// Where the parts of a file go.
 struct Parts<'a> {
     parts: &'a mpsc::Sender<Result<Part>>,
-    /// Each read takes a turn, and none is kept while the caller reads a part.
-    place: Place,
+    /// No turn is kept while the caller reads a part.
     limits: &'a Limits,
 }
 
@@ -245,13 +230,6 @@ impl Parts<'_> {
         }
         Ok(())
     }
-
-    fn check(&self) -> Result<()> {
-        if self.parts.is_closed() {
-            self.limits.gone.cancel();
-        }
-        self.limits.check()
-    }
 }
 
 /// Reads a closed month twice, and sends it the second time: it must be the same.
@@ -265,18 +243,15 @@ async fn write(
     let known = if is_open {
         None
     } else {
-        let _turn = out.place.turn().await?;
-        Some(check(store, sign_off, format, out).await?)
+        Some(check(store, sign_off, format, out.limits).await?)
     };
     let deletions = store.deletions_seen().await?;
     let mut writer = RecordWriter::new(Vec::new(), format);
     let mut reading = sign_off.begin();
     loop {
         let mut put = |record: &Record| writer.write(record);
-        let turn = out.place.turn().await?;
-        let has_more = reading.write_page(store, &mut put).await?;
-        drop(turn);
-        out.check()?;
+        let has_more = out.limits.write_page(store, &mut reading, &mut put);
+        let has_more = has_more.await?;
         if !has_more || writer.out().len() >= PART_BYTES {
             let bytes = std::mem::take(writer.out());
             out.send(&bytes).await?;
@@ -298,18 +273,16 @@ async fn check(
     store: &Store,
     sign_off: &SignOff,
     format: Format,
-    out: &Parts<'_>,
+    limits: &Limits,
 ) -> Result<Exported> {
     let mut writer = RecordWriter::new(io::sink(), format);
     let mut put = |record: &Record| writer.write(record);
     let mut reading = sign_off.begin();
-    while reading.write_page(store, &mut put).await? {
-        out.check()?;
-    }
+    while limits.write_page(store, &mut reading, &mut put).await? {}
     let (_, waiting) = reading.finish();
     sign_off.check_is_closed(&waiting)?;
+    let _turn = limits.turn().await?;
     sign_off.check_is_balanced(store).await?;
-    out.check()?;
     Ok(writer.finish())
 }
 

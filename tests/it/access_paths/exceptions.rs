@@ -274,11 +274,12 @@ const OF_COMMANDS: [&str; 7] = [
 ];
 
 /// Functions whose statements are for a distributed database.
-const OF_CITUS: [&str; 7] = [
+const OF_CITUS: [&str; 8] = [
     "citus_faults",
     "find_citus",
     "missing",
     "move_locked",
+    "next_accounts_on_shards",
     "of",
     "read_shards",
     "read_workers",

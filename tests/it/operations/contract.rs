@@ -80,6 +80,7 @@ fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
         | ServerError::TooManyChanges { .. }
         | ServerError::TooManyRuns { .. }
         | ServerError::TooManyReads { .. }
+        | ServerError::TooManyReadsOfCaller { .. }
         | ServerError::AnswersUnread { .. }
         | ServerError::RequestsUnfinished { .. }
         | ServerError::TooManyKeys => (Reason::Overloaded, Kind::Overloaded),
@@ -265,8 +266,12 @@ fn every_server_error_has_a_reason_in_the_contract() {
     }
 }
 
-fn sign_off_errors() -> [ServerError; 4] {
+fn sign_off_errors() -> [ServerError; 5] {
     [
+        ServerError::TooManyReadsOfCaller {
+            of: "sign-offs of a month",
+            limit: 1,
+        },
         ServerError::MonthChanged,
         ServerError::MonthNotClosed("x".to_owned()),
         ServerError::BooksDiffer("x".to_owned()),
