@@ -47,6 +47,8 @@ pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infal
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// The same for one that asks Stripe much.
 const LONG_TIMEOUT: Duration = Duration::from_secs(75);
+/// The same for one that reads a month, which no page waits for to the end.
+const SIGN_OFF_TIMEOUT: Duration = Duration::from_hours(2);
 
 /// Why a page cannot be shown.
 #[derive(Clone, Debug)]
@@ -246,7 +248,7 @@ impl Calls {
     call!(list_accounts: AccountServiceClient, ListAccountsRequest => ListAccountsResponse, TIMEOUT);
     call!(doctor: OperationsServiceClient, DoctorRequest => DoctorResponse, LONG_TIMEOUT);
     call!(compare_shadow: OperationsServiceClient, CompareShadowRequest => CompareShadowResponse, LONG_TIMEOUT);
-    call!(get_sign_off: OperationsServiceClient, GetSignOffRequest => GetSignOffResponse, LONG_TIMEOUT);
+    call!(get_sign_off: OperationsServiceClient, GetSignOffRequest => GetSignOffResponse, SIGN_OFF_TIMEOUT);
     call!(list_runs: OperationsServiceClient, ListRunsRequest => ListRunsResponse, TIMEOUT);
     call!(list_keys: AccessServiceClient, ListKeysRequest => ListKeysResponse, TIMEOUT);
     call!(list_audit_entries: AccessServiceClient, ListAuditEntriesRequest => ListAuditEntriesResponse, TIMEOUT);

@@ -41,6 +41,7 @@ mod shadow;
 mod sign_in;
 mod sign_off;
 mod sign_off_file;
+mod sign_off_months;
 mod state_sums;
 mod style;
 mod time_line;
@@ -67,6 +68,7 @@ use self::{
     query::Query,
     recent_usage::RecentUsage,
     sessions::Sessions,
+    sign_off_months::SignOffMonths,
     visitor::Visitor,
     zone::Choice,
 };
@@ -144,6 +146,7 @@ pub(crate) struct Console {
     diagnosis: Diagnosis,
     recent_usage: RecentUsage,
     asked_usage: AskedUsage,
+    sign_off_months: SignOffMonths,
     /// Pages that are made or wait to be read.
     pages: PageLimit,
     /// The slots that usage is kept in.
@@ -172,6 +175,7 @@ impl Console {
             diagnosis: Diagnosis::default(),
             recent_usage: RecentUsage::default(),
             asked_usage: AskedUsage::default(),
+            sign_off_months: SignOffMonths::default(),
             pages: PageLimit::default(),
             slots,
             writes_without_key,
@@ -336,7 +340,7 @@ impl Console {
             HttpPath::ConsoleRuns => runs::page(visitor).await,
             HttpPath::ConsoleVerification => verification::page(visitor, &self.diagnosis).await,
             HttpPath::ConsoleShadow => shadow::page(visitor).await,
-            HttpPath::ConsoleSignOff => sign_off::page(visitor).await,
+            HttpPath::ConsoleSignOff => sign_off::page(visitor, &self.sign_off_months).await,
             HttpPath::ConsoleAudit => audit::page(visitor).await,
             HttpPath::ConsoleKeys => keys::page(visitor).await,
             HttpPath::ConsoleSetUp => set_up::page(visitor, &self.diagnosis).await,

@@ -3,19 +3,25 @@
 use chrono::{DateTime, Datelike as _, Months, NaiveDate};
 use maud::{Markup, html};
 use serde_json::json;
-use usage_proto::v1::{GetSignOffRequest, GetSignOffResponse, SignOffFile, SignOffTotals};
+use usage_proto::v1::{GetSignOffResponse, SignOffFile, SignOffTotals};
 
 use super::{
     calls::Failure,
     html::{field, foreign, grouped, json_url, more_named, time, url},
     layout::Page,
+    sign_off_months::{self, SignOffMonths},
     visitor::Visitor,
+    zone::NAMED,
 };
 use crate::domain::http_paths::HttpPath;
 
 const PATH: HttpPath = HttpPath::ConsoleSignOff;
 /// Months that the page links to, with the current one.
 const RECENT_MONTHS: u32 = 4;
+/// When a page loads itself again whose month is not read yet, or is old.
+const REFRESH_SECS: u32 = 5;
+/// The link to what is not kept.
+const READ_NOW: &str = "Read it now, as JSON";
 
 /// A figure of the totals: its name, what it is, and where it is in them.
 type Figure = (&'static str, &'static str, fn(&SignOffTotals) -> i64);
@@ -71,16 +77,14 @@ const FIGURES: [Figure; 16] = [
     }),
 ];
 
-pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
+pub(super) async fn page(visitor: &Visitor, months: &SignOffMonths) -> Result<Page, Failure> {
     let query = &visitor.query;
     let month = query.get("month");
+    let again = url(PATH, &[("month", month), (NAMED, visitor.zone.named())]);
     let found = if month.is_empty() {
         None
     } else {
-        let request = GetSignOffRequest {
-            month: month.to_owned(),
-        };
-        Some(visitor.calls.get_sign_off(request).await?)
+        Some(months.read(visitor, month).await?)
     };
     let content = html! {
         h1 { "Sign-off of a month" }
@@ -97,10 +101,29 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
                     }
                 }
             },
-            Some(found) => { (shown(found)) (links(visitor, found)) },
+            Some(None) => {
+                (sign_off_months::being_read(&again))
+                (more_named(PATH, query, "", &[(json_of(month).as_str(), READ_NOW)]))
+            },
+            Some(Some(found)) => {
+                (shown(&found.answer))
+                (sign_off_months::age(found))
+                (links(visitor, &found.answer))
+            },
         }
     };
-    Ok(Page::new("Sign-off", content))
+    let page = Page::new("Sign-off", content);
+    let is_waiting = found.is_some_and(|found| found.is_none_or(|found| found.is_old));
+    Ok(if is_waiting {
+        page.refreshed(REFRESH_SECS, &again)
+    } else {
+        page
+    })
+}
+
+/// The call that answers a month.
+fn json_of(month: &str) -> String {
+    json_url("OperationsService/GetSignOff", &json!({ "month": month }))
 }
 
 /// The current month and those before it.
@@ -188,14 +211,10 @@ fn links(visitor: &Visitor, found: &GetSignOffResponse) -> Markup {
         ]
     };
     let [csv, jsonl] = names;
-    let json = json_url(
-        "OperationsService/GetSignOff",
-        &json!({ "month": found.month }),
-    );
     let links = [
         (file("csv"), csv),
         (file("jsonl"), jsonl),
-        (json, "The same as JSON"),
+        (json_of(&found.month), READ_NOW),
     ];
     let links = links
         .each_ref()
