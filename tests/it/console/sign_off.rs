@@ -1,5 +1,6 @@
 //! `/sign-off` shows whether a month is closed, and sends its files.
 
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use usage_client::proto::KeyRole;
 
 use super::{Answer, Browser, keys};
@@ -8,13 +9,15 @@ use crate::{
         access::{access, create, limited_key},
         sign_off::{EXPORTED, MARCH, NOW, use_hostile_accounts},
     },
-    support::world::{World, at, on_both_engines, on_sqlite},
+    support::world::{World, at, on_both_engines, on_postgres, on_sqlite},
 };
 
 on_both_engines!(
     a_closed_month_is_downloaded_as_the_command_writes_it,
     an_open_month_says_why_and_is_downloaded_as_it_is,
 );
+
+on_postgres!(a_month_that_takes_long_is_shown_once_it_is_read);
 
 on_sqlite!(only_who_may_read_all_usage_sees_a_month);
 
@@ -48,6 +51,7 @@ async fn a_closed_month_is_downloaded_as_the_command_writes_it(mut world: World)
     page.assert_shows(200, "closed : all usage of the month is final");
     page.assert_shows(200, "counted 1,000,000,001,962 4 1,000,000,001,966 what");
     page.assert_shows(200, "difference 0 0 0 what is not accounted for");
+    page.assert_shows(200, " ago. The files have a row for each account");
     assert!(page.text.contains("OperationsService/GetSignOff"));
     for (form, name, content_type) in [
         ("csv", "sign-off-2027-03.csv", "text/csv; charset=utf-8"),
@@ -81,6 +85,10 @@ async fn an_open_month_says_why_and_is_downloaded_as_it_is(mut world: World) {
     let page = browser.get("/sign-off?month=2027-03").await;
     page.assert_shows(200, "not closed");
     page.assert_shows(200, "5 still open (first: account acct, customer none");
+    page.assert_shows(
+        200,
+        "What was counted, billed or decided since then is not shown.",
+    );
     assert!(!page.text.contains("SHA-256 as CSV"), "{}", page.text);
     let refused = browser.get("/sign-off?month=2027-03&as=csv").await;
     refused.assert_shows(400, "MONTH_NOT_CLOSED");
@@ -97,6 +105,33 @@ async fn an_open_month_says_why_and_is_downloaded_as_it_is(mut world: World) {
     }
     let current = browser.get("/sign-off?month=2027-04").await;
     current.assert_shows(200, "month 2027-04 is not over");
+    world.finish().await;
+}
+
+async fn a_month_that_takes_long_is_shown_once_it_is_read(mut world: World) {
+    world.freeze(at(NOW)).await;
+    world.count("acct", 5, at("2027-03-20T05:00:00Z")).await;
+    let database = world.connect_to_database().await;
+    let lock = database.begin().await.unwrap();
+    let locked = "LOCK TABLE folded_reports IN ACCESS EXCLUSIVE MODE";
+    lock.execute_unprepared(locked).await.unwrap();
+    let browser = Browser::new(world.http_url());
+    let path = "/sign-off?month=2027-03";
+    // Whoever looks meanwhile begins no other read.
+    for _ in 0..2 {
+        let page = browser.get_once(path).await;
+        page.assert_shows(200, "All usage of the month is being read.");
+        assert_eq!(page.header("refresh"), format!("5; url={path}"));
+        assert!(page.text.contains("OperationsService/GetSignOff"));
+    }
+    let reads = "pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock' AND query LIKE '%next_of_usage_reports%'";
+    assert_eq!(world.count_rows(reads).await, 1);
+    lock.rollback().await.unwrap();
+    database.close().await.unwrap();
+    let page = browser.get(path).await;
+    page.assert_shows(200, "5 still open (first: account acct, customer none");
+    assert!(page.headers.get("refresh").is_none());
     world.finish().await;
 }
 

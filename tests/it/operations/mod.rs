@@ -21,6 +21,7 @@ mod setup_differences;
 pub(crate) mod sign_off;
 mod sign_off_calls;
 mod sign_off_checks;
+mod sign_off_turns;
 mod stripe_api;
 mod tls;
 pub(crate) mod webhooks;

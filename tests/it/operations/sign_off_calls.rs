@@ -174,7 +174,7 @@ async fn an_open_month_is_refused_with_its_reasons_unless_it_is_asked_for(mut wo
 }
 
 /// Folded usage in March: a page of accounts whose rows have more bytes than a connection holds unread, and one account after it.
-async fn use_large_rows(world: &World) {
+pub(super) async fn use_large_rows(world: &World) {
     const ACCOUNTS: i64 = 100;
     const METERS: i64 = 90;
     let id = match world.engine {
