@@ -94,7 +94,7 @@ async fn a_key_has_four_places_and_gives_one_back_when_its_caller_leaves(mut wor
         );
     }
     let other = export(audit).await.unwrap();
-    // Nobody's turn comes, and those who leave give their places back.
+    // No turn comes, and those who leave give their places back.
     drop(waiting);
     let mut again = Vec::new();
     within("two places", async {
