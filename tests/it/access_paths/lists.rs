@@ -4,7 +4,7 @@
 /// The most values that the store puts in one list, if it is none of the following.
 const LONG: usize = 1_000;
 /// The lists of other lengths: a part of the statement, and the most values. Meters have no limit; a service has few.
-const LENGTHS: [(&str, usize); 12] = [
+const LENGTHS: [(&str, usize); 11] = [
     (r#""commits"."id" IN"#, 2_000),
     // Closes a page of reports.
     (r#"SET "period_end" = "window_end""#, 200),
@@ -29,10 +29,6 @@ const LENGTHS: [(&str, usize); 12] = [
     // The accounts of a page of a sign-off.
     ("AS decided FROM usage_reports WHERE account_id IN", 100),
     (r#""folded_reports"."decisions" IS NOT NULL"#, 100),
-    (
-        r#"FROM "invoice_comparisons" WHERE "invoice_comparisons"."account_id" IN"#,
-        100,
-    ),
 ];
 /// The most meters in one list.
 const METERS: usize = 20;

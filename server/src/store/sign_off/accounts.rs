@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sea_orm::{ConnectionTrait as _, DbErr, QueryResult, Statement, Value};
 
 use super::{
-    TABLES, Table, acknowledged::add_acknowledged, decisions::add_folded_decisions, key, month,
-    quantities, sum,
+    Range, TABLES, Table, acknowledged::add_acknowledged, decisions::add_folded_decisions, key,
+    month, quantities, sum,
 };
 use crate::{
     domain::{
@@ -94,10 +94,11 @@ async fn next_accounts_on_shards(
     Ok(ids)
 }
 
-/// The rows of these accounts, without those that have none.
+/// The rows of these accounts, which are those of the range, without the accounts that have none.
 pub(super) async fn read_accounts(
     tx: &Transaction,
     ids: &[AccountId],
+    range: &Range,
     windows: Interval,
 ) -> Result<BTreeMap<AccountId, AccountRows>, DbErr> {
     let mut accounts: BTreeMap<AccountId, AccountRows> = BTreeMap::new();
@@ -118,7 +119,7 @@ pub(super) async fn read_accounts(
         add_folded_decisions(tx, ids, windows, &mut accounts).await?;
     }
     if !confirmed.is_empty() {
-        add_acknowledged(tx, ids, &confirmed, windows, &mut accounts).await?;
+        add_acknowledged(tx, range, &confirmed, windows, &mut accounts).await?;
     }
     Ok(accounts)
 }

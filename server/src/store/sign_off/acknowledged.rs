@@ -7,7 +7,7 @@ use sea_orm::{
     QueryOrder as _, QuerySelect as _, Statement, Value,
 };
 
-use super::{month, quantities, quantity};
+use super::{Range, month, quantities, quantity};
 use crate::{
     domain::{
         Millis,
@@ -29,6 +29,9 @@ const CONFIRMED: [(&str, &str); 2] = [
     ("folded_reports", "CAST(SUM(reports) AS bigint)"),
 ];
 
+/// A difference: its account, customer, meter, the begin and end of its billing period, and when it was acknowledged.
+type Difference = (AccountId, String, String, Millis, Millis, Option<Millis>);
+
 /// A time of an account's customer and meter in which all differences are acknowledged.
 struct Acknowledged {
     account_id: AccountId,
@@ -37,15 +40,15 @@ struct Acknowledged {
     period: Interval,
 }
 
-/// Adds what no invoice charges, and an admin acknowledged. `confirmed` are those of the accounts that have confirmed reports.
+/// Adds what no invoice charges, and an admin acknowledged. `confirmed` are the accounts of the range that have confirmed reports.
 pub(super) async fn add_acknowledged(
     tx: &Transaction,
-    ids: &[AccountId],
+    range: &Range,
     confirmed: &BTreeSet<AccountId>,
     windows: Interval,
     accounts: &mut BTreeMap<AccountId, AccountRows>,
 ) -> Result<(), DbErr> {
-    let mut times = read_times(tx, ids).await?;
+    let mut times = read_times(tx, range).await?;
     times.retain(|time| confirmed.contains(&time.account_id));
     let together = if tx.shards().is_distributed() {
         // Citus would plan each select of several accounts by itself.
@@ -59,22 +62,22 @@ pub(super) async fn add_acknowledged(
     Ok(())
 }
 
-async fn read_times(tx: &Transaction, ids: &[AccountId]) -> Result<Vec<Acknowledged>, DbErr> {
+async fn read_times(tx: &Transaction, range: &Range) -> Result<Vec<Acknowledged>, DbErr> {
     use invoice_comparison::Column as C;
-    let found: Vec<(AccountId, String, String, Millis, Millis, Option<Millis>)> =
-        invoice_comparison::Entity::find()
-            .select_only()
-            .column(C::AccountId)
-            .columns([C::Customer, C::Meter, C::PeriodStart, C::PeriodEnd])
-            .column(C::AcknowledgedAt)
-            .filter(C::AccountId.is_in(ids))
-            .filter(C::Finding.ne(InvoiceComparisonFinding::Equal))
-            .order_by_asc(C::AccountId)
-            .order_by_asc(C::Customer)
-            .order_by_asc(C::Meter)
-            .into_tuple()
-            .all(tx)
-            .await?;
+    let found: Vec<Difference> = invoice_comparison::Entity::find()
+        .select_only()
+        .column(C::AccountId)
+        .columns([C::Customer, C::Meter, C::PeriodStart, C::PeriodEnd])
+        .column(C::AcknowledgedAt)
+        .filter(C::AccountId.gte(range.from.as_str()))
+        .filter(C::AccountId.lte(range.to.as_str()))
+        .filter(C::Finding.ne(InvoiceComparisonFinding::Equal))
+        .order_by_asc(C::AccountId)
+        .order_by_asc(C::Customer)
+        .order_by_asc(C::Meter)
+        .into_tuple()
+        .all(tx)
+        .await?;
     let mut times = Vec::new();
     for own in
         found.chunk_by(|one, other| (&one.0, &one.1, &one.2) == (&other.0, &other.1, &other.2))

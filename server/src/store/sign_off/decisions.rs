@@ -28,6 +28,9 @@ use crate::{
 /// How many decisions are read at once, and how many reports are looked up by their ids.
 const DECISIONS_READ: u64 = 500;
 
+/// Of a folded report: its account, customer, meter, window and decisions.
+type FoldedDecisions = (AccountId, Option<String>, String, Millis, Option<String>);
+
 /// Adds the decisions on folded reports of these accounts. Those in `report_decisions` may be archived since.
 pub(super) async fn add_folded_decisions(
     tx: &Transaction,
@@ -36,18 +39,17 @@ pub(super) async fn add_folded_decisions(
     accounts: &mut BTreeMap<AccountId, AccountRows>,
 ) -> Result<(), DbErr> {
     use folded_report::Column as F;
-    let found: Vec<(AccountId, Option<String>, String, Millis, Option<String>)> =
-        folded_report::Entity::find()
-            .select_only()
-            .column(F::AccountId)
-            .columns([F::Customer, F::Meter, F::WindowStart, F::Decisions])
-            .filter(F::AccountId.is_in(ids))
-            .filter(F::WindowStart.gte(windows.start))
-            .filter(F::WindowStart.lt(windows.end))
-            .filter(F::Decisions.is_not_null())
-            .into_tuple()
-            .all(tx)
-            .await?;
+    let found: Vec<FoldedDecisions> = folded_report::Entity::find()
+        .select_only()
+        .column(F::AccountId)
+        .columns([F::Customer, F::Meter, F::WindowStart, F::Decisions])
+        .filter(F::AccountId.is_in(ids))
+        .filter(F::WindowStart.gte(windows.start))
+        .filter(F::WindowStart.lt(windows.end))
+        .filter(F::Decisions.is_not_null())
+        .into_tuple()
+        .all(tx)
+        .await?;
     for (account_id, customer, meter, window_start, stored) in found {
         let key = (customer, meter, utc_month(window_start).start);
         let rows = accounts.entry(account_id).or_default();

@@ -120,7 +120,7 @@ async fn read_page(
         (ids, Range::between(after, last))
     };
     let next = range.next.clone();
-    let mut accounts = read_accounts(tx, &ids, scope.windows).await?;
+    let mut accounts = read_accounts(tx, &ids, &range, scope.windows).await?;
     add_decisions(tx, &mut accounts, &range, scope.windows).await?;
     let ledger = read_ledger(tx, &range, scope.windows).await?;
     Ok(SignOffPage {
