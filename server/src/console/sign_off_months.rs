@@ -15,7 +15,8 @@ use super::{
 use crate::sign_off::Months;
 
 const AGES: Ages = Ages {
-    young: Duration::from_secs(15),
+    // What is read quickly is read each time: an open month changes.
+    young: Duration::ZERO,
     old: Duration::from_hours(1),
     // Whoever asks for a month rather waits than loads the page again.
     wait: Duration::from_secs(3),
@@ -36,7 +37,7 @@ impl Default for SignOffMonths {
 }
 
 impl SignOffMonths {
-    /// A month; none if it takes longer than a page waits. The read goes on, and a later page shows it.
+    /// A month; none if it takes longer than a page waits, and was never read. The read goes on, and a later page shows it.
     ///
     /// # Errors
     /// It is no month, the visitor may not see it, or it fails.
@@ -56,7 +57,7 @@ impl SignOffMonths {
             return Ok(None);
         }
         let kept = self.0.get_with(month.to_owned(), || Kept::new(AGES));
-        kept.get(asking).await
+        kept.get_anew(asking).await
     }
 }
 
