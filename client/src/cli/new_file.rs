@@ -8,41 +8,39 @@ use std::{
     io::{self, BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
 };
+use uuid::Uuid;
 
-/// A file that is written under the name `FILE.unfinished`, and removed if it is dropped before it is finished.
+/// A file that is written under a name of its own, `FILE.RANDOM.unfinished`, and removed if it is dropped before it is finished.
 #[derive(Debug)]
 pub(super) struct NewFile<'a> {
     path: &'a Path,
     unfinished: PathBuf,
     writer: BufWriter<File>,
-    is_finished: bool,
 }
 
 impl<'a> NewFile<'a> {
-    /// Only its owner can read it. What a killed program left unfinished is replaced.
+    /// Only its owner can read it.
     ///
     /// # Errors
     /// A file has the name, or this one cannot be made.
     pub(super) fn create(path: &'a Path) -> Result<Self, Failure> {
-        refuse_existing(path)?;
-        let mut unfinished = OsString::from(path);
-        unfinished.push(".unfinished");
-        let unfinished = PathBuf::from(unfinished);
-        let failed = |error| Failure::file(&unfinished, error);
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
+        if path.symlink_metadata().is_ok() {
+            return Err(exists(path));
         }
+        // Another program may write the same export.
+        let mut unfinished = OsString::from(path);
+        unfinished.push(format!(".{}.unfinished", Uuid::new_v4().simple()));
+        let unfinished = PathBuf::from(unfinished);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let writer = BufWriter::new(options.open(&unfinished).map_err(failed)?);
+        let file = options.open(&unfinished);
+        let file = file.map_err(|error| Failure::file(&unfinished, error))?;
         Ok(Self {
             path,
             unfinished,
-            writer,
-            is_finished: false,
+            writer: BufWriter::new(file),
         })
     }
 
@@ -54,10 +52,15 @@ impl<'a> NewFile<'a> {
         let failed = |error| Failure::file(self.path, error);
         self.writer.flush().map_err(failed)?;
         self.writer.get_ref().sync_all().map_err(failed)?;
-        refuse_existing(self.path)?;
-        fs::rename(&self.unfinished, self.path).map_err(failed)?;
-        self.is_finished = true;
-        sync_folder_of(self.path).map_err(|error| Failure::file(self.path, error))
+        // A second name, because to rename would replace a file that has it. The first one goes when this is dropped.
+        fs::hard_link(&self.unfinished, self.path).map_err(|error| {
+            if error.kind() == ErrorKind::AlreadyExists {
+                exists(self.path)
+            } else {
+                failed(error)
+            }
+        })?;
+        sync_folder_of(self.path).map_err(failed)
     }
 }
 
@@ -73,19 +76,13 @@ impl Write for NewFile<'_> {
 
 impl Drop for NewFile<'_> {
     fn drop(&mut self) {
-        if !self.is_finished {
-            // If it cannot be removed, its name still says what it is.
-            let _removed = fs::remove_file(&self.unfinished);
-        }
+        // If it cannot be removed, its name still says what it is.
+        let _removed = fs::remove_file(&self.unfinished);
     }
 }
 
-fn refuse_existing(path: &Path) -> Result<(), Failure> {
-    match path.symlink_metadata() {
-        Ok(_) => Err(Failure::file(path, "a file with this name exists")),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::file(path, error)),
-    }
+fn exists(path: &Path) -> Failure {
+    Failure::file(path, "a file with this name exists")
 }
 
 /// A new name is durable only once its folder is synced.
@@ -103,23 +100,25 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn names(folder: &Path) -> Vec<OsString> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+
     #[test]
     fn a_file_has_its_name_when_it_is_finished() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("march.csv");
-        let unfinished = folder.path().join("march.csv.unfinished");
-        // As a killed program leaves it, readable for all.
-        fs::write(&unfinished, "an older one that is longer").unwrap();
         let mut file = NewFile::create(&path).unwrap();
         file.write_all(b"rows").unwrap();
-        assert!(unfinished.exists() && !path.exists());
+        assert!(!path.exists());
         file.finish().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "rows");
-        assert!(!unfinished.exists());
+        assert_eq!(names(folder.path()), ["march.csv"]);
         #[cfg(unix)]
         {
-            let mode =
-                std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+            let permissions = path.metadata().unwrap().permissions();
+            let mode = std::os::unix::fs::PermissionsExt::mode(&permissions);
             assert_eq!(mode & 0o777, 0o600);
         }
         let refused = NewFile::create(&path).unwrap_err();
@@ -133,12 +132,22 @@ mod tests {
         let mut file = NewFile::create(&path).unwrap();
         file.write_all(b"rows").unwrap();
         drop(file);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        // Nor does it replace a file that got the name meanwhile.
-        let file = NewFile::create(&path).unwrap();
-        fs::write(&path, "of another program").unwrap();
-        assert!(file.finish().is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "of another program");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn of_two_that_write_the_same_file_the_first_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("march.csv");
+        let mut first = NewFile::create(&path).unwrap();
+        let mut second = NewFile::create(&path).unwrap();
+        second.write_all(b"ro").unwrap();
+        first.write_all(b"rows").unwrap();
+        first.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "rows");
+        let refused = second.finish().unwrap_err();
+        assert!(format!("{refused:?}").contains("exists"), "{refused:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "rows");
+        assert_eq!(names(folder.path()), ["march.csv"]);
     }
 }
