@@ -45,7 +45,7 @@ pub(crate) struct Turn {
 /// The place of a caller that reads several times, and takes a turn for each.
 #[derive(Debug)]
 pub(crate) struct Place {
-    place: OwnedSemaphorePermit,
+    held: OwnedSemaphorePermit,
     turns: Arc<Semaphore>,
     _of_caller: Option<PlaceOfCaller>,
 }
@@ -122,7 +122,7 @@ impl ReadTurns {
         let place = self.place()?;
         Ok(Turn {
             _turn: place.turn().await?,
-            _place: place.place,
+            _place: place.held,
         })
     }
 
@@ -154,7 +154,7 @@ impl ReadTurns {
             waiting: MAX_WAITING,
         })?;
         Ok(Place {
-            place,
+            held: place,
             turns: Arc::clone(&self.turns),
             _of_caller: of_caller,
         })

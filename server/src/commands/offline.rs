@@ -111,7 +111,7 @@ pub(super) async fn recorded<T>(
 pub(super) fn confirm(
     question: &str,
     out: &mut impl Write,
-    answers: Option<&mut (dyn BufRead + Send)>,
+    answers: Option<&mut (impl BufRead + ?Sized)>,
 ) -> std::io::Result<bool> {
     let Some(answers) = answers else {
         return Ok(false);

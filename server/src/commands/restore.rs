@@ -195,9 +195,9 @@ async fn restore(
         print_keys(store, now, out).await?;
         return Ok(store.sending().await?.paused.is_none());
     }
-    let first = answers.as_mut();
-    let first = first.map(|answers| &mut **answers as &mut (dyn BufRead + Send));
-    if !command.yes && !restore.is_moment_confirmed(&sending, out, first)? {
+    let may_name =
+        command.yes || restore.is_moment_confirmed(&sending, out, answers.as_deref_mut())?;
+    if !may_name {
         writeln!(
             out,
             "Nothing was changed: run this again, with --yes to go on without asking."

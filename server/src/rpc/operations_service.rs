@@ -77,7 +77,7 @@ impl OperationsService for OperationsRpc {
         &self,
         request: Request<v1::ExportSignOffRequest>,
     ) -> std::result::Result<Response<SignOffStream>, Status> {
-        self.export_month(request).await
+        self.export_month(request)
     }
 
     async fn list_runs(

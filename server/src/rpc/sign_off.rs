@@ -40,7 +40,7 @@ impl OperationsRpc {
         }))
     }
 
-    pub(super) async fn export_month(
+    pub(super) fn export_month(
         &self,
         request: Request<v1::ExportSignOffRequest>,
     ) -> Result<Response<SignOffStream>, Status> {
@@ -49,10 +49,9 @@ impl OperationsRpc {
         let request = request.into_inner();
         let format = format(request.format).map_err(Error::from)?;
         let id = CallerId::of(&caller);
-        let exporting = self
+        let parts = self
             .sign_offs
-            .export(&request.month, format, request.open, id.as_ref());
-        let parts = exporting.await?;
+            .export(&request.month, format, request.open, id.as_ref())?;
         let authenticator = self.authenticator.clone();
         let stream = CallerStream::new(parts, message, authenticator, caller);
         Ok(Response::new(stream))

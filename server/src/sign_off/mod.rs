@@ -101,7 +101,7 @@ impl SignOffs {
     ///
     /// # Errors
     /// The text names no month, or too many sign-offs wait, of all or of this caller.
-    pub(crate) async fn export(
+    pub(crate) fn export(
         &self,
         month: &str,
         format: Format,

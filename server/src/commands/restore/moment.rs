@@ -49,7 +49,7 @@ impl Restore<'_> {
         &self,
         sending: &Sending,
         out: &mut impl Write,
-        answers: Option<&mut (dyn BufRead + Send)>,
+        answers: Option<&mut (impl BufRead + ?Sized)>,
     ) -> Result<bool, OfflineError> {
         let known = sending.billing_start.moment();
         let Some(at) = self.bill_from.filter(|at| *at != known) else {
