@@ -162,8 +162,8 @@ fn find_binary() -> io::Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--package=usage-server"]);
-    let built = build.arg("--bin=usage-server").status()?;
-    if !built.success() {
+    let status = build.arg("--bin=usage-server").status()?;
+    if !status.success() {
         return Err(io::Error::other("usage-server cannot be built"));
     }
     Ok(of_profile("debug"))

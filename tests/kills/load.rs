@@ -192,8 +192,8 @@ async fn count(shared: Arc<Shared>, caller: usize) -> Calls {
         if shared.stop.is_cancelled() {
             break;
         }
-        let place = (caller + number) % ACCOUNTS;
-        let call = Call::new(account(place), format!("{caller}-{number}"));
+        let own = (caller + number) % ACCOUNTS;
+        let call = Call::new(account(own), format!("{caller}-{number}"));
         let mut attempt = number;
         while let Err(error) = call.send(&shared.client(attempt)).await {
             if shared.over.is_cancelled() {
@@ -206,7 +206,7 @@ async fn count(shared: Arc<Shared>, caller: usize) -> Calls {
             attempt += 1;
             sleep(REPEAT_AFTER).await;
         }
-        shared.acknowledged[place].fetch_add(1, Ordering::SeqCst);
+        shared.acknowledged[own].fetch_add(1, Ordering::SeqCst);
         calls.acknowledged.push(call);
     }
     calls

@@ -2,6 +2,7 @@
 
 pub(crate) mod engines;
 #[path = "../../../tests/it/support/pgbouncer.rs"]
+#[allow(dead_code, reason = "the tests use the rest of it")]
 mod pgbouncer;
 #[path = "../../../tests/it/support/postgres/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]

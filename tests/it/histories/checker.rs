@@ -80,7 +80,7 @@ impl fmt::Display for Explained<'_> {
             } = &history[number];
             match ended {
                 Some((answer, at)) => {
-                    writeln!(f, "{number:3} {begun:4}-{at:4} {call:?}: {answer:?}")?
+                    writeln!(f, "{number:3} {begun:4}-{at:4} {call:?}: {answer:?}")?;
                 }
                 None => writeln!(f, "{number:3} {begun:4}-     {call:?}: no answer")?,
             }

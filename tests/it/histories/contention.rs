@@ -29,7 +29,7 @@ const PROVOKE: &str = "
         FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
             EXECUTE format('CREATE SEQUENCE %I START 100', 'writes_to_' || t);
             EXECUTE format('CREATE TRIGGER provoke BEFORE INSERT OR UPDATE OR DELETE ON %I
-                FOR EACH STATEMENT EXECUTE FUNCTION provoke(%L)', t, 'CODE');
+                FOR EACH STATEMENT EXECUTE FUNCTION provoke(%L)', t, 'GIVEN_STATE');
         END LOOP;
     END $$";
 /// Lets them fail once.
@@ -123,7 +123,9 @@ async fn all_kinds_succeed_beside(world: World, code: &str) {
     };
     // Triggers lock all tables, and jobs write to some.
     world.stop().await;
-    world.execute_sql(&PROVOKE.replace("CODE", code)).await;
+    world
+        .execute_sql(&PROVOKE.replace("GIVEN_STATE", code))
+        .await;
     world.start_server().await;
     for kind in Kind::ALL {
         world.execute_sql(PROVOKE_AGAIN).await;

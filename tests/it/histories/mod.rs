@@ -20,7 +20,7 @@ use self::{
     recorder::{Caller, History},
 };
 use crate::support::{
-    postgres,
+    postgres::cluster,
     postgres_proxy::PostgresProxy,
     random::Random,
     world::{Engine, Server, TIMEOUT, World, hours_ago, on_both_engines, on_postgres, within},
@@ -82,7 +82,7 @@ async fn calls_at_the_same_time_have_one_order(world: World) {
 }
 
 async fn calls_have_one_order_if_answers_of_the_database_are_lost(world: World) {
-    let cluster = postgres::cluster().expect("PostgreSQL");
+    let cluster = cluster().expect("PostgreSQL");
     let proxy = Arc::new(PostgresProxy::start(cluster.address()).expect("a proxy"));
     let mut config = world.config();
     config.database.database_url = Some(proxy.url(&world.database_url).into());

@@ -64,9 +64,10 @@ impl State {
     pub(super) fn after(mut self, call: Call) -> (Answer, Self) {
         let answer = match call {
             Call::Increment(_, (_, quantity)) if quantity < 1 => Answer::Refused,
-            Call::Increment(key, content) => match key.and_then(|key| self.counted[key]) {
-                Some(known) => repeated(known, content),
-                None => {
+            Call::Increment(key, content) => {
+                if let Some(known) = key.and_then(|key| self.counted[key]) {
+                    repeated(known, content)
+                } else {
                     if let Some(key) = key {
                         self.counted[key] = Some(content);
                     }
@@ -74,7 +75,7 @@ impl State {
                     self.open += content.1;
                     Answer::Done
                 }
-            },
+            }
             Call::Correct(_, (_, 0)) => Answer::Refused,
             Call::Correct(key, content) => match key.and_then(|key| self.corrected[key]) {
                 Some(known) => repeated(known, content),

@@ -91,6 +91,7 @@ impl History {
 }
 
 /// What became of a call.
+#[derive(Clone, Copy)]
 enum Sent {
     Answered(Call, Answer),
     /// A change of the link, and the link that it was answered.

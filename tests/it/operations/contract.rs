@@ -11,7 +11,7 @@ use sea_orm::DbErr;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use usage_client::{Error, ErrorKind, Reason};
+use usage_client::{Error, ErrorKind as Kind, Reason};
 use usage_proto::v1::FILE_DESCRIPTOR_SET;
 use usage_server::{
     domain::{
@@ -61,8 +61,7 @@ fn reason_of(reason: ServerReason) -> Reason {
 }
 
 /// The client's reason and kind for an error. A variant that is added to the server has to be added here and below.
-fn reason_and_kind_of(error: &ServerError) -> (Reason, ErrorKind) {
-    use ErrorKind as Kind;
+fn reason_and_kind_of(error: &ServerError) -> (Reason, Kind) {
     match error {
         ServerError::Invalid(refusals) => (reason_of(refusals[0].reason), Kind::Invalid),
         ServerError::KeyReused(_) => (Reason::KeyReused, Kind::KeyReused),

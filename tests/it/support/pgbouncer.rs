@@ -55,7 +55,8 @@ impl PgBouncer {
         }
     }
 
-    fn start(server: SocketAddr, connections: u32) -> Result<Self, StartError> {
+    /// Starts one with so many connections to a server.
+    pub(crate) fn start(server: SocketAddr, connections: u32) -> Result<Self, StartError> {
         let program = find()?;
         let folder = tempfile::Builder::new()
             .prefix("usage-pgbouncer-")

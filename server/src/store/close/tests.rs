@@ -79,7 +79,7 @@ impl Closes {
         let seen = self.store.read_page(page).await.unwrap();
         assert_eq!(seen.decided.len(), ACCOUNTS.len());
         between().await;
-        let closed = self.store.close_seen(self.run, page, seen).await;
+        let closed = self.store.close_seen_once(self.run, page, seen).await;
         closed.unwrap()
     }
 
