@@ -29,7 +29,7 @@ impl<'a> NewFile<'a> {
         }
         // Another program may write the same export.
         let mut unfinished = OsString::from(path);
-        unfinished.push(format!(".{}.unfinished", Uuid::new_v4().simple()));
+        unfinished.push(format!(".{}.unfinished", Uuid::now_v7().simple()));
         let unfinished = PathBuf::from(unfinished);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
@@ -52,8 +52,7 @@ impl<'a> NewFile<'a> {
         let failed = |error| Failure::file(self.path, error);
         self.writer.flush().map_err(failed)?;
         self.writer.get_ref().sync_all().map_err(failed)?;
-        // A second name, because to rename would replace a file that has it. The first one goes when this is dropped.
-        fs::hard_link(&self.unfinished, self.path).map_err(|error| {
+        self.publish().map_err(|error| {
             if error.kind() == ErrorKind::AlreadyExists {
                 exists(self.path)
             } else {
@@ -61,6 +60,21 @@ impl<'a> NewFile<'a> {
             }
         })?;
         sync_folder_of(self.path).map_err(failed)
+    }
+
+    /// Gives it a second name, because to rename would replace a file that has it. The first one goes when this is dropped.
+    fn publish(&self) -> io::Result<()> {
+        match fs::hard_link(&self.unfinished, self.path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => self.replace_empty(),
+            linked => linked,
+        }
+    }
+
+    /// The same where files have one name only: an empty file takes the name first.
+    fn replace_empty(&self) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).open(self.path)?;
+        fs::rename(&self.unfinished, self.path)
     }
 }
 
@@ -133,6 +147,21 @@ mod tests {
         file.write_all(b"rows").unwrap();
         drop(file);
         assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn where_files_have_one_name_none_is_replaced_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("march.csv");
+        let mut file = NewFile::create(&path).unwrap();
+        file.write_all(b"rows").unwrap();
+        file.flush().unwrap();
+        file.replace_empty().unwrap();
+        let other = file.replace_empty().unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::AlreadyExists);
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "rows");
+        assert_eq!(names(folder.path()), ["march.csv"]);
     }
 
     #[test]
