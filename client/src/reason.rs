@@ -231,7 +231,7 @@ mod tests {
                 assert_eq!(by_name.as_str(), name);
             })
             .count();
-        assert_eq!(known, 46);
+        assert_eq!(known, 48);
     }
 
     #[test]
