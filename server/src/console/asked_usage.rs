@@ -61,19 +61,15 @@ impl AskedUsage {
     ) -> Result<Option<Found<Asked>>, Failure> {
         let calls = visitor.calls.clone();
         let asking = async move {
-            let summary = async {
-                match question.summary {
-                    Some(request) => calls.get_summary(request).await.map(Some),
-                    None => Ok(None),
-                }
+            // One after the other, so that a page takes one turn of those that read all accounts.
+            let summary = match question.summary {
+                Some(request) => Some(calls.get_summary(request).await?),
+                None => None,
             };
-            let accounts = async {
-                match question.accounts {
-                    Some(request) => calls.list_usage(request).await.map(Some),
-                    None => Ok(None),
-                }
+            let accounts = match question.accounts {
+                Some(request) => Some(calls.list_usage(request).await?),
+                None => None,
             };
-            let (summary, accounts) = tokio::try_join!(summary, accounts)?;
             Ok(Asked { summary, accounts })
         };
         // As the calls themselves check it; another key sees nothing that was read for this one.

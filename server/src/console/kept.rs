@@ -13,8 +13,12 @@ use super::calls::Failure;
 
 /// The next read waits this many times as long as the last one took, at least.
 const REST_FACTOR: u32 = 20;
+/// The longest of these times.
+const MAX_REST: Duration = Duration::from_hours(1);
 /// A read that failed is not repeated sooner, at least.
 const FAILURE_YOUNG: Duration = Duration::from_secs(5);
+/// The longest of these times: what failed may work at once.
+const MAX_FAILURE_REST: Duration = Duration::from_secs(30);
 
 /// How long an answer is good.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +84,10 @@ impl Failed {
             self.failure.status,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
         );
-        !is_of_visitor && self.attempt.is_younger(ages.young.min(FAILURE_YOUNG))
+        let Attempt { began, took } = self.attempt;
+        let since = began.elapsed().saturating_sub(took);
+        let rest = took.saturating_mul(REST_FACTOR).min(MAX_FAILURE_REST);
+        !is_of_visitor && since < ages.young.min(FAILURE_YOUNG).max(rest)
     }
 }
 
@@ -94,7 +101,7 @@ struct Attempt {
 impl Attempt {
     /// Whether it is younger than an age, or than the rest that follows it.
     fn is_younger(&self, age: Duration) -> bool {
-        let rest = self.took.saturating_mul(REST_FACTOR);
+        let rest = self.took.saturating_mul(REST_FACTOR).min(MAX_REST);
         self.began.elapsed() < age.max(rest)
     }
 }

@@ -69,7 +69,7 @@ pub(super) async fn page(
             @match found {
                 None => (diagnosis::being_checked(&again)),
                 Some(found) => {
-                    @if found.age.as_secs() > 1 { p .note { "Read " (found.age.as_secs()) " s ago. It is read again while somebody looks." } }
+                    @if found.age.as_secs() > 1 { p .note { "Read " (found.age.as_secs()) " s ago. Load it again for what was counted since." } }
                     @if let Some(summary) = &found.answer.summary { (shown(summary, visitor, zone)) }
                     @if let (Some(page), Some(request)) = (&found.answer.accounts, &question.accounts) { (all_accounts(page, request, visitor)) }
                 }
@@ -99,7 +99,7 @@ async fn kept(visitor: &Visitor, zone: Zone, recent: &RecentUsage) -> Page {
         (or_reason(&found, |found| html! {
             @match found {
                 Some(found) => {
-                    p { "Read " (found.age.as_secs()) " s ago. Choose steps, a time or a meter to read it anew, which takes seconds with many accounts." }
+                    p { "Read " (found.age.as_secs()) " s ago. Choose steps, a time or a meter for more, which takes a while with many accounts." }
                     (shown(&found.answer, visitor, zone))
                 }
                 None => p .note { "The usage of all accounts is being read. Load this page again in a moment." },
@@ -233,9 +233,15 @@ fn takes(room: &mut usize, steps: usize) -> bool {
 }
 
 fn all_accounts(page: &ListUsageResponse, request: &ListUsageRequest, visitor: &Visitor) -> Markup {
+    // The token holds for the period of this answer.
+    let period = page.period.unwrap_or_default();
+    let edge = |at: Option<Timestamp>| at.map(rfc3339).unwrap_or_default();
+    let (start, end) = (edge(period.start), edge(period.end));
+    let query = visitor.query.with(&[("start", &start), ("end", &end)]);
+    let query = Query::parse(&query);
     let json = json!({
         "meter": request.meter,
-        "period": period_json(request.period),
+        "period": period_json(page.period),
         "accountPrefix": request.account_prefix,
         "roundOutward": request.round_outward,
         "pageSize": request.page_size,
@@ -247,7 +253,7 @@ fn all_accounts(page: &ListUsageResponse, request: &ListUsageRequest, visitor: &
         @if page.usage.is_empty() { p { "There is none." } } @else {
             (accounts(&page.usage, &request.meter, page.period, visitor))
         }
-        (more_named(HttpPath::ConsoleUsage, &visitor.query, &page.next_page_token, &[(&json, "The accounts as JSON")]))
+        (more_named(HttpPath::ConsoleUsage, &query, &page.next_page_token, &[(&json, "The accounts as JSON")]))
     }
 }
 
