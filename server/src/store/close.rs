@@ -113,7 +113,13 @@ impl Store {
                 report_run::Column::ClosedQuantity,
                 Expr::col(report_run::Column::ClosedQuantity).add(closed.quantity),
             )
-            .col_expr(report_run::Column::HeartbeatAt, Expr::value(now))
+            .col_expr(
+                report_run::Column::HeartbeatAt,
+                // One that waited for long does not make the run older.
+                Expr::case(report_run::Column::HeartbeatAt.lt(now), Expr::value(now))
+                    .finally(Expr::col(report_run::Column::HeartbeatAt))
+                    .into(),
+            )
             .filter(report_run::Column::Id.eq(run))
             .exec(&tx)
             .await?;

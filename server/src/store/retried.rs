@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::{database_error::is_undone, error::Error, log_limit::LogLimit};
 
 /// How long after its first attempt a transaction is begun again. It is longer than the limit for a lock, so that a
-/// transaction that waited so long for one is run again once.
+/// transaction that only waited so long for one is run again once.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
@@ -91,7 +91,7 @@ mod tests {
 
     /// Functions with a transaction that is not run again at once.
     const OTHERS: [&str; 30] = [
-        // Of jobs, which are run again.
+        // Of jobs, which are run again; `end_customer` also of a call that syncs, which the job does later.
         "roll_up_commits",
         "set_step",
         "forget_deletions",

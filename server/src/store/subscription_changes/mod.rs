@@ -8,6 +8,7 @@ use sea_orm::{
     QuerySelect as _, UpdateMany,
     sea_query::{Expr, ExprTrait as _},
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -71,12 +72,13 @@ impl Store {
         slots: Slots,
         clock: impl Fn() -> Millis + Send + Sync,
     ) -> Result<(SubscriptionChange, bool)> {
-        retried(|| self.begin_change_once(new, slots, &clock)).await
+        let asked = Instant::now();
+        retried(|| self.begin_change_once((new, asked), slots, &clock)).await
     }
 
     async fn begin_change_once(
         &self,
-        new: &NewChange,
+        (new, asked): (&NewChange, Instant),
         slots: Slots,
         clock: impl Fn() -> Millis + Send,
     ) -> Result<(SubscriptionChange, bool)> {
@@ -94,6 +96,9 @@ impl Store {
         if start.is_elsewhere(now) {
             return Err(Error::BilledElsewhere { at: now, start });
         }
+        // A lock may have taken as long as a change without a sign of life is left alone.
+        let waited = i64::try_from(asked.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let begun_at = new.begun_at.saturating_add(waited);
         let row = subscription_change::ActiveModel {
             account_id: Set(new.account_id.clone()),
             id: Set(Uuid::now_v7()),
@@ -103,10 +108,10 @@ impl Store {
             subscription: Set(new.subscription.clone()),
             step: Set(SubscriptionChangeStep::Draining),
             boundary_at: Set(now),
-            started_at: Set(new.begun_at),
-            deadline_at: Set(new.begun_at.saturating_add(new.wait_ms)),
+            started_at: Set(begun_at),
+            deadline_at: Set(begun_at.saturating_add(new.wait_ms)),
             requested_at: Set(None),
-            heartbeat_at: Set(new.begun_at),
+            heartbeat_at: Set(begun_at),
             holder: Set(new.holder.clone()),
             finished_at: Set(None),
             error: Set(None),
