@@ -8,8 +8,6 @@
     reason = "a test ends at the first wrong value"
 )]
 
-// First by name, because they take longest.
-mod access_paths;
 mod client;
 mod console;
 mod counting;
@@ -20,3 +18,4 @@ mod reporting;
 mod simulation;
 mod subscriptions;
 mod support;
+mod table_reads;

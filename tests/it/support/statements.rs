@@ -1,5 +1,5 @@
 //! Records the statements that the store sends, and who sends them, in a process that was started for that.
-//! `access_paths` checks their plans on a large database.
+//! `table_reads` checks their plans on a large database.
 
 use std::{
     collections::HashSet,
