@@ -7,7 +7,7 @@ use usage_server::clock::Clock;
 
 /// The limit of every wait in a test. It is long, because a busy disk can delay a commit for many seconds. It is longer
 /// than the duration of a lease that was not released.
-pub(crate) const TIMEOUT: Duration = Duration::from_mins(3);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Waits for a future; fails after [`TIMEOUT`].
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
