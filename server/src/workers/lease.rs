@@ -83,17 +83,17 @@ impl HeldLease {
     }
 
     async fn try_to_hold(&self) -> Result<bool> {
-        let now = Instant::now();
         let ours = self.state().ours;
         match ours {
-            Some(ours) if now < ours.prolong_at => {}
+            Some(ours) if Instant::now() < ours.prolong_at => {}
             Some(_) => {
                 self.prolong().await?;
             }
             None => self.try_to_take().await?,
         }
+        // The database may have taken longer to answer than the lease lasts.
         let ours = self.state().ours;
-        Ok(ours.is_some_and(|ours| now < ours.until))
+        Ok(ours.is_some_and(|ours| Instant::now() < ours.until))
     }
 
     /// Extends the lease repeatedly. Returns when another replica has it or may have it.
