@@ -24,6 +24,8 @@ const AGES: Ages = Ages {
     old: Duration::from_hours(1),
     wait: Duration::from_millis(100),
 };
+/// What is said of the checks while they run.
+pub(super) const CHECKED: &str = "This is being checked.";
 /// When a page loads itself again that has nothing to show yet, or only what is old.
 pub(super) const REFRESH_SECS: u32 = 2;
 
@@ -57,11 +59,11 @@ pub(super) fn again(visitor: &Visitor, path: HttpPath) -> String {
     url(path, &[(NAMED, visitor.zone.named())])
 }
 
-/// In the place of what is not found yet.
-pub(super) fn being_checked(again: &str) -> Markup {
+/// In the place of what is not found yet. `what` is a sentence.
+pub(super) fn being_checked(what: &str, again: &str) -> Markup {
     html! {
         p #being-checked .note role="status" {
-            "This is being checked. "
+            (what) " "
             a href=(again) { "Load this page again" }
             " in a moment."
         }

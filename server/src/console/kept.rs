@@ -348,6 +348,23 @@ mod tests {
         assert!(!kept.lock().is_reading);
     }
 
+    #[test]
+    fn a_failure_is_kept_for_half_a_minute_however_long_the_read_took() {
+        let took = Duration::from_secs(40);
+        let is_kept = |since: u64| {
+            let ago = took + Duration::from_secs(since);
+            let began = Instant::now().checked_sub(ago).unwrap();
+            let failed = Failed {
+                attempt: Attempt { began, took },
+                failure: Failure::invalid("no"),
+            };
+            let ages = kept(Duration::ZERO, LONG).ages;
+            failed.is_kept(&ages)
+        };
+        assert!(is_kept(0) && is_kept(29));
+        assert!(!is_kept(30));
+    }
+
     #[tokio::test]
     async fn a_failure_of_one_visitor_is_not_kept_for_others() {
         let kept = kept(LONG, LONG);

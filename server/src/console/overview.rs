@@ -89,7 +89,7 @@ fn findings(found: Option<&Found<DoctorResponse>>, again: &str) -> Markup {
     let Some(found) = found else {
         return html! {
             h2 { "What needs attention" }
-            (diagnosis::being_checked(again))
+            (diagnosis::being_checked(diagnosis::CHECKED, again))
             p .more { a href=(doctor_lines::json()) { "Check now, as JSON" } }
         };
     };

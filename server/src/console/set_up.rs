@@ -23,7 +23,7 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
     let Some(found) = diagnosed.as_ref().map_err(Clone::clone)? else {
         let content = html! {
             h1 { "Set-up" }
-            (diagnosis::being_checked(&again))
+            (diagnosis::being_checked(diagnosis::CHECKED, &again))
             (json)
         };
         return Ok(refreshed(Page::new("Set-up", content)));

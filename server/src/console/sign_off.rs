@@ -7,6 +7,7 @@ use usage_proto::v1::{GetSignOffResponse, SignOffFile, SignOffTotals};
 
 use super::{
     calls::Failure,
+    diagnosis,
     html::{field, foreign, grouped, json_url, more_named, time, url},
     layout::Page,
     sign_off_months::{self, SignOffMonths},
@@ -102,7 +103,7 @@ pub(super) async fn page(visitor: &Visitor, months: &SignOffMonths) -> Result<Pa
                 }
             },
             Some(None) => {
-                (sign_off_months::being_read(&again))
+                (diagnosis::being_checked("All usage of the month is being read.", &again))
                 (more_named(PATH, query, "", &[(json_of(month).as_str(), READ_NOW)]))
             },
             Some(Some(found)) => {

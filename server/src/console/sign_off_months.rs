@@ -61,17 +61,6 @@ impl SignOffMonths {
     }
 }
 
-/// In the place of what is not read yet.
-pub(super) fn being_read(again: &str) -> Markup {
-    html! {
-        p #being-checked .note role="status" {
-            "All usage of the month is being read. "
-            a href=(again) { "Load this page again" }
-            " in a moment."
-        }
-    }
-}
-
 /// How old a month is, and what that means.
 pub(super) fn age(found: &Found<GetSignOffResponse>) -> Markup {
     let secs = found.age.as_secs();

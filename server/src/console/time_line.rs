@@ -270,3 +270,37 @@ pub(super) fn corrections(of: &TimeLine) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(version: i64, seconds: i64) -> AccountLink {
+        AccountLink {
+            version,
+            valid_from: Some(Timestamp { seconds, nanos: 0 }),
+            ..AccountLink::default()
+        }
+    }
+
+    #[test]
+    fn a_link_is_outranked_by_a_later_one_that_applies_from_an_earlier_time() {
+        let versions = |links: &[AccountLink], before: Option<AccountLink>| {
+            let history = AccountHistory {
+                links: links.to_vec(),
+                link_before: before,
+                ..AccountHistory::default()
+            };
+            let found = in_force(&history).map(|link| link.version);
+            found.collect::<Vec<_>>()
+        };
+        // The latest version is the first.
+        assert_eq!(versions(&[link(2, 20), link(1, 10)], None), [2, 1]);
+        assert_eq!(versions(&[link(2, 10), link(1, 20)], None), [2]);
+        assert_eq!(versions(&[link(2, 10), link(1, 10)], None), [2]);
+        let links = [link(4, 15), link(3, 20), link(2, 10), link(1, 5)];
+        assert_eq!(versions(&links, None), [4, 2, 1]);
+        assert_eq!(versions(&links, Some(link(3, 0))), [4]);
+        assert_eq!(versions(&links, Some(link(0, 0))), [4, 2, 1]);
+    }
+}

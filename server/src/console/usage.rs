@@ -67,7 +67,7 @@ pub(super) async fn page(
         (filters(visitor))
         (or_reason(&found, |found| html! {
             @match found {
-                None => (diagnosis::being_checked(&again)),
+                None => (diagnosis::being_checked("The usage is being read.", &again)),
                 Some(found) => {
                     @if found.age.as_secs() > 1 { p .note { "Read " (found.age.as_secs()) " s ago. Load it again for what was counted since." } }
                     @if let Some(summary) = &found.answer.summary { (shown(summary, visitor, zone)) }

@@ -65,7 +65,7 @@ pub(super) async fn page(visitor: &Visitor, diagnosis: &Diagnosis) -> Result<Pag
                     p { (diagnosis::age(found)) }
                     (doctor_lines::list(found.answer.findings.iter().filter(|finding| CHECKS.contains(&finding.check.as_str()))))
                 }
-                None => (diagnosis::being_checked(&diagnosis::again(visitor, HttpPath::ConsoleVerification))),
+                None => (diagnosis::being_checked(diagnosis::CHECKED, &diagnosis::again(visitor, HttpPath::ConsoleVerification))),
             }
         }))
         p .more { a href=(doctor_lines::json()) { "Check now, as JSON" } }
