@@ -229,6 +229,7 @@ async fn customers_without_a_link_are_compared_after_the_others(mut world: World
     };
     world.stripe().create_subscription(&unpaid).await.unwrap();
     for (id, status, is_read) in [
+        ("sub_acct", "7", true),
         ("sub_unpaid", "\"incomplete\"", true),
         ("sub_d", "7", false),
     ] {
@@ -244,6 +245,18 @@ async fn customers_without_a_link_are_compared_after_the_others(mut world: World
         let is_told = unread.as_ref().is_some_and(|why| why.contains(id));
         assert_eq!(is_told, !is_read, "{unread:?}");
     }
+    world.stripe().clear_faults().await.unwrap();
+    // One customer of whom Stripe says nothing hides no other.
+    let silent = Fault::status(500).on_path("/v1/subscriptions");
+    let silent = silent.on_customer("cus_b").always();
+    world.stripe().script(silent).await.unwrap();
+    let page = world.client().compare_shadow(CompareShadow::new()).await;
+    let page = page.unwrap();
+    let mut customers: Vec<_> = page.days.iter().map(|day| &*day.stripe_customer).collect();
+    customers.sort_unstable();
+    assert_eq!(customers, ["cus_acct", "cus_c"]);
+    let unread = page.unlinked_error.unwrap_or_default();
+    assert!(unread.contains("the subscriptions of cus_b: "), "{unread}");
     world.stripe().clear_faults().await.unwrap();
     let no_lists = Fault::status(403).on_path("/v1/subscriptions").always();
     world.stripe().script(no_lists).await.unwrap();
