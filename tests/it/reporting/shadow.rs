@@ -220,7 +220,31 @@ async fn customers_without_a_link_are_compared_after_the_others(mut world: World
         ("cus_c".to_owned(), theirs, true),
     ];
     assert_eq!(found, expected);
-    // What has not begun hides no other, and what cannot be read is told.
+    incomplete_and_unreadable_subscriptions_hide_no_other(&world).await;
+    // One customer of whom Stripe says nothing hides no other.
+    let silent = Fault::status(500).on_path("/v1/subscriptions");
+    let silent = silent.on_customer("cus_b").always();
+    world.stripe().script(silent).await.unwrap();
+    let page = world.client().compare_shadow(CompareShadow::new()).await;
+    let page = page.unwrap();
+    let mut customers: Vec<_> = page.days.iter().map(|day| &*day.stripe_customer).collect();
+    customers.sort_unstable();
+    assert_eq!(customers, ["cus_acct", "cus_c"]);
+    let unread = page.unlinked_error.unwrap_or_default();
+    assert!(unread.contains("the subscriptions of cus_b: "), "{unread}");
+    world.stripe().clear_faults().await.unwrap();
+    let no_lists = Fault::status(403).on_path("/v1/subscriptions").always();
+    world.stripe().script(no_lists).await.unwrap();
+    let page = world.client().compare_shadow(CompareShadow::new()).await;
+    let page = page.unwrap();
+    assert!(page.unlinked_error.is_some());
+    assert_eq!(page.days.len(), 1);
+    world.stripe().clear_faults().await.unwrap();
+    world.finish().await;
+}
+
+/// What has not begun hides no other, and what cannot be read is told.
+async fn incomplete_and_unreadable_subscriptions_hide_no_other(world: &World) {
     let unpaid = NewSubscription {
         id: "sub_unpaid".to_owned(),
         customer: "cus_b".to_owned(),
@@ -246,26 +270,6 @@ async fn customers_without_a_link_are_compared_after_the_others(mut world: World
         assert_eq!(is_told, !is_read, "{unread:?}");
     }
     world.stripe().clear_faults().await.unwrap();
-    // One customer of whom Stripe says nothing hides no other.
-    let silent = Fault::status(500).on_path("/v1/subscriptions");
-    let silent = silent.on_customer("cus_b").always();
-    world.stripe().script(silent).await.unwrap();
-    let page = world.client().compare_shadow(CompareShadow::new()).await;
-    let page = page.unwrap();
-    let mut customers: Vec<_> = page.days.iter().map(|day| &*day.stripe_customer).collect();
-    customers.sort_unstable();
-    assert_eq!(customers, ["cus_acct", "cus_c"]);
-    let unread = page.unlinked_error.unwrap_or_default();
-    assert!(unread.contains("the subscriptions of cus_b: "), "{unread}");
-    world.stripe().clear_faults().await.unwrap();
-    let no_lists = Fault::status(403).on_path("/v1/subscriptions").always();
-    world.stripe().script(no_lists).await.unwrap();
-    let page = world.client().compare_shadow(CompareShadow::new()).await;
-    let page = page.unwrap();
-    assert!(page.unlinked_error.is_some());
-    assert_eq!(page.days.len(), 1);
-    world.stripe().clear_faults().await.unwrap();
-    world.finish().await;
 }
 
 async fn a_link_in_shadow_mode_bills_nothing_that_waited_for_it(mut world: World) {
