@@ -11,6 +11,7 @@ use crate::columns::name;
 enum DeletedAccounts {
     Table,
     Digest,
+    Version,
     DeletedAt,
     AnonymisedAt,
 }
@@ -30,10 +31,23 @@ pub(super) async fn create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .table(D::Table)
                 // The HMAC-SHA256 of the id under a salt, in hexadecimal. Nothing else here says which account it was.
                 .col(name(manager, D::Digest).primary_key())
+                // The version of `boundary_version` from this deletion on: it orders deletions, whatever clocks say.
+                .col(big_integer(D::Version))
                 // Its usage is refused since then.
                 .col(big_integer(D::DeletedAt))
                 // When its rows got another id; null until then.
                 .col(big_integer_null(D::AnonymisedAt))
+                .to_owned(),
+        )
+        .await?;
+    // Exports read the latest one.
+    manager
+        .create_index(
+            Index::create()
+                .name("deleted_accounts_by_version")
+                .table(D::Table)
+                .col(D::Version)
+                .unique()
                 .to_owned(),
         )
         .await?;

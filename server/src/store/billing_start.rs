@@ -123,7 +123,8 @@ async fn store(tx: &Transaction, at: Millis) -> std::result::Result<(), DbErr> {
         .filter(Column::Id.eq(1))
         .exec(tx)
         .await?;
-    forget_all_boundaries(tx).await
+    forget_all_boundaries(tx).await?;
+    Ok(())
 }
 
 /// From when on this service bills.

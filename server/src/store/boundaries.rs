@@ -302,9 +302,9 @@ pub(super) async fn record_boundary_change(
 }
 
 /// Makes all replicas read all boundaries again: no recorded change leads to the new version. The caller has the boundary
-/// lock.
-pub(super) async fn forget_all_boundaries(tx: &Transaction) -> Result<(), DbErr> {
-    next_version(tx).await.map(|_| ())
+/// lock. Returns the new version.
+pub(super) async fn forget_all_boundaries(tx: &Transaction) -> Result<i64, DbErr> {
+    next_version(tx).await.map(|(_, version)| version)
 }
 
 /// The version before, and the new one.

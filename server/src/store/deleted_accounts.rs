@@ -160,13 +160,13 @@ pub(super) async fn insert_deletion(
     };
     let row = deleted_account::ActiveModel {
         digest: Set(salt.digest(account_id)),
+        version: Set(forget_all_boundaries(tx).await?),
         deleted_at: Set(now),
         anonymised_at: Set(None),
     };
     deleted_account::Entity::insert(row)
         .exec_without_returning(tx)
         .await?;
-    forget_all_boundaries(tx).await?;
     Ok(())
 }
 
@@ -239,9 +239,18 @@ impl Store {
         Ok(ids.find(|id| salts.iter().any(|salt| salt.digest(id) == row.digest)))
     }
 
-    /// What is another value once an account was deleted.
-    pub(crate) async fn deletions_seen(&self) -> Result<(Option<Millis>, u64)> {
-        let latest = self.latest_deletion_after(Millis::MIN).await?;
+    /// What is another value once the rows of an account have got another id: the version of the latest deletion, and how many
+    /// have not ended. A deletion begins with the boundary lock, which orders versions, so one that begins later has a greater
+    /// one. While none begins, each one that ends leaves fewer. The latest is read first: what begins in between is in the second.
+    pub(crate) async fn deletions_seen(&self) -> Result<(Option<i64>, u64)> {
+        let latest: Option<i64> = deleted_account::Entity::find()
+            .select_only()
+            .column(Column::Version)
+            .order_by_desc(Column::Version)
+            .limit(1)
+            .into_tuple()
+            .one(&self.reader)
+            .await?;
         Ok((latest, self.count_unfinished_deletions().await?))
     }
 
@@ -256,14 +265,7 @@ impl Store {
         &self,
         time: Millis,
     ) -> std::result::Result<bool, DbErr> {
-        Ok(self.latest_deletion_after(time).await?.is_some())
-    }
-
-    async fn latest_deletion_after(
-        &self,
-        time: Millis,
-    ) -> std::result::Result<Option<Millis>, DbErr> {
-        deleted_account::Entity::find()
+        let later: Option<Millis> = deleted_account::Entity::find()
             .select_only()
             .column(Column::DeletedAt)
             .filter(Column::DeletedAt.gt(time))
@@ -271,7 +273,8 @@ impl Store {
             .limit(1)
             .into_tuple()
             .one(&self.reader)
-            .await
+            .await?;
+        Ok(later.is_some())
     }
 
     /// Deletes one step of the digests that are old enough, and the salts that none has any more; false when none are left.

@@ -16,6 +16,7 @@ on_both_engines!(
     an_existing_file_is_not_overwritten,
     a_report_that_is_closed_meanwhile_is_exported_once,
     an_export_during_a_deletion_fails,
+    a_deletion_is_noticed_beside_one_of_a_clock_that_was_ahead,
 );
 
 /// More than are read at once.
@@ -220,6 +221,26 @@ async fn an_export_during_a_deletion_fails(world: World) {
     };
     let failed = export_reports_while(&world, delete).await.unwrap_err();
     assert!(failed.contains("an account was deleted"), "{failed}");
+    let again = exported(&world, &["reports"]).await;
+    assert_eq!(again.len(), ACCOUNTS + 1);
+    world.finish().await;
+}
+
+async fn a_deletion_is_noticed_beside_one_of_a_clock_that_was_ahead(world: World) {
+    use_some(&world).await;
+    let client = world.client();
+    client.put_account(PutAccount::free("other")).await.unwrap();
+    let delete = DeleteAccount::new("other");
+    client.delete_account(delete).await.unwrap();
+    let ahead = "UPDATE deleted_accounts SET deleted_at = deleted_at + 3600000, anonymised_at = anonymised_at + 3600000";
+    world.execute_sql(ahead).await;
+    let delete = async move {
+        let delete = DeleteAccount::new("acct");
+        client.delete_account(delete).await.unwrap();
+    };
+    let failed = export_reports_while(&world, delete).await.unwrap_err();
+    assert!(failed.contains("an account was deleted"), "{failed}");
+    // Nothing is deleted any more, so the clock does not matter.
     let again = exported(&world, &["reports"]).await;
     assert_eq!(again.len(), ACCOUNTS + 1);
     world.finish().await;

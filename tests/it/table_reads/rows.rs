@@ -290,8 +290,8 @@ const TABLES: [(&str, &str, u64, &str); 24] = [
     ),
     (
         "deleted_accounts",
-        "digest, deleted_at, anonymised_at",
+        "digest, version, deleted_at, anonymised_at",
         20_000,
-        "'digest-' || i, NOW - i * 1000, NOW - i * 1000",
+        "'digest-' || i, i, NOW - i * 1000, NOW - i * 1000",
     ),
 ];
