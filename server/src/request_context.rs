@@ -5,6 +5,7 @@
 //! them along with [`carried`].
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field::Empty};
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ pub(crate) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent
 tokio::task_local! {
     /// The request that the current task handles.
     static CURRENT: RequestContext;
+    /// Cancelled when no caller waits any more for what the current task does; absent if it is not known.
+    static GONE: CancellationToken;
 }
 
 /// What names a request. Cheap to clone.
@@ -112,6 +115,22 @@ pub(crate) async fn within<F: Future>(context: Option<RequestContext>, work: F) 
         Some(context) => context.scope(work).await,
         None => work.await,
     }
+}
+
+/// Work that goes on without its caller. `gone` is cancelled when the caller is gone, so that the work begins nothing again.
+pub(crate) async fn until_gone<F: Future>(gone: CancellationToken, work: F) -> F::Output {
+    GONE.scope(gone, work).await
+}
+
+/// Work that is needed whether or not the caller waits, such as the record of what was done.
+pub(crate) async fn also_if_gone<F: Future>(work: F) -> F::Output {
+    GONE.scope(CancellationToken::new(), work).await
+}
+
+/// Whether it is known that the caller of the current work is gone.
+pub(crate) fn is_caller_gone() -> bool {
+    GONE.try_with(CancellationToken::is_cancelled)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

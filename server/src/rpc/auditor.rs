@@ -18,6 +18,7 @@ use crate::{
     },
     error::{Error, Result},
     log_limit::LogLimit,
+    request_context::also_if_gone,
     store::Store,
 };
 
@@ -188,7 +189,7 @@ impl Auditor {
                 ..action.entry(Outcome::Failed)
             },
         };
-        if let Err(error) = self.write(&entry).await {
+        if let Err(error) = also_if_gone(Box::pin(self.write(&entry))).await {
             tracing::error!(
                 error = error.cause(),
                 action_id = %action.actor.action_id,

@@ -25,17 +25,27 @@ mod wire_account;
 mod wire_explanation;
 pub(crate) mod wire_reconciliation;
 
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     error::{Error, Result},
-    request_context::carried,
+    request_context::{carried, until_gone},
 };
 
 /// Makes a change to its end, also if its caller is gone meanwhile. Otherwise a deadline that passes during a BEGIN or
-/// COMMIT would leave the state of a connection unknown, and all connections would be renewed.
+/// COMMIT would leave the state of a connection unknown, and all connections would be renewed. A transaction that the database
+/// undoes is not run again for a caller that is gone.
 async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let ended = tokio::spawn(carried(change)).await;
+    let gone = CancellationToken::new();
+    // Boxed: the compiler limits how deep futures are nested.
+    let change: BoxFuture<'static, Result<T>> = Box::pin(change);
+    let changing = until_gone(gone.clone(), change);
+    // Dropped with this future: at the caller's deadline, or when the connection ends.
+    let _gone = gone.drop_guard();
+    let ended = tokio::spawn(carried(changing)).await;
     ended.unwrap_or_else(|error| {
         let is_panic = error.is_panic();
         let error = Error::Internal(error.into());

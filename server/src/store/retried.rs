@@ -8,69 +8,81 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use sea_orm::DbErr;
 use tokio::time::Instant;
 
-use crate::{database_error::is_undone, error::Error, log_limit::LogLimit};
+use crate::{
+    database_error::is_undone, error::Error, log_limit::LogLimit, request_context::is_caller_gone,
+};
 
-/// How long after its first attempt a transaction is begun again. It is longer than the limit for a lock, so that a
-/// transaction that only waited so long for one is run again once.
+/// How long all attempts of a transaction may take together. Another one is begun only if it fits, should it take as long as the
+/// longest one before: what waited for a lock as long as a connection may wait does not keep the connection for twice as long.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 static UNDONE: LogLimit = LogLimit::new();
 
-/// An error that may be one of the database.
-pub(super) trait MayBeOfDatabase {
-    /// The database's error.
-    fn database_error(&self) -> Option<&DbErr>;
+/// An error that may say that the database undid a transaction.
+pub(super) trait MayBeUndone {
+    /// What the database says, if it undid the transaction because of others.
+    fn undone(&self) -> Option<&DbErr>;
 }
 
-impl MayBeOfDatabase for DbErr {
-    fn database_error(&self) -> Option<&DbErr> {
-        Some(self)
+impl MayBeUndone for DbErr {
+    fn undone(&self) -> Option<&DbErr> {
+        Some(self).filter(|error| is_undone(error))
     }
 }
 
-impl MayBeOfDatabase for Error {
-    fn database_error(&self) -> Option<&DbErr> {
+impl MayBeUndone for Error {
+    fn undone(&self) -> Option<&DbErr> {
         match self {
-            Self::DatabaseUnavailable(error) => Some(error),
+            Self::DatabaseUnavailable(error) => error.undone(),
             _ => None,
         }
     }
 }
 
 /// Runs a transaction, and runs it again while the database undoes it for a serialization failure, a deadlock or a lock
-/// that it did not get in time. It must be one transaction at most: an earlier one would be run twice.
+/// that it did not get in time, and its caller waits for it. It must be one transaction at most: an earlier one would be run twice.
 ///
 /// # Errors
 /// Those of the last attempt.
 pub(super) async fn retried<T, E, F>(transaction: impl Fn() -> F) -> Result<T, E>
 where
-    E: MayBeOfDatabase,
+    E: MayBeUndone,
     F: Future<Output = Result<T, E>>,
 {
     let started = Instant::now();
+    let mut longest = Duration::ZERO;
     let mut waits = None;
     loop {
+        let begun = Instant::now();
         // Large: it would be on the stack of each caller.
         let error = match Box::pin(transaction()).await {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        let Some(cause) = error.database_error().filter(|cause| is_undone(cause)) else {
+        let Some(cause) = error.undone() else {
             return Err(error);
         };
+        longest = longest.max(begun.elapsed());
         let wait = waits
             .get_or_insert_with(backoff)
             .next()
             .unwrap_or(MAX_BACKOFF);
-        if started.elapsed().saturating_add(wait) > RETRY_LIMIT {
+        let expected = started
+            .elapsed()
+            .saturating_add(wait)
+            .saturating_add(longest);
+        if expected > RETRY_LIMIT || is_caller_gone() {
             return Err(error);
         }
         if let Some(unlogged) = UNDONE.count() {
             tracing::warn!(error = %cause, unlogged, "the database undid a transaction because of others: it is run again");
         }
         tokio::time::sleep(wait).await;
+        if is_caller_gone() {
+            return Err(error);
+        }
     }
 }
 
@@ -87,7 +99,10 @@ fn backoff() -> impl Iterator<Item = Duration> {
 mod tests {
     use std::{cell::Cell, fs, path::Path};
 
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::request_context::until_gone;
 
     /// Functions with a transaction that is not run again at once.
     const OTHERS: [&str; 30] = [
@@ -144,6 +159,57 @@ mod tests {
         };
         retried(failing).await.unwrap_err();
         assert_eq!(attempts.get(), 1);
+    }
+
+    /// The database undid it.
+    #[derive(Debug)]
+    struct Undone(DbErr);
+
+    impl MayBeUndone for Undone {
+        fn undone(&self) -> Option<&DbErr> {
+            Some(&self.0)
+        }
+    }
+
+    /// Runs what takes so long each time, and is undone. Returns the number of attempts, and how long all took.
+    async fn undone_after(each: Duration) -> (u32, Duration) {
+        let (attempts, started) = (Cell::new(0), Instant::now());
+        let undone = || async {
+            attempts.set(attempts.get() + 1);
+            tokio::time::sleep(each).await;
+            Err::<(), _>(Undone(DbErr::Custom("undone".to_owned())))
+        };
+        retried(undone).await.unwrap_err();
+        (attempts.get(), started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_attempts_have_one_limit() {
+        for (secs, at_least) in [(1, 10), (3, 5), (15, 1), (60, 1)] {
+            let each = Duration::from_secs(secs);
+            let (attempts, took) = undone_after(each).await;
+            assert!(attempts >= at_least, "{attempts} of {secs} s");
+            let limit = RETRY_LIMIT.max(each) + Duration::from_millis(500);
+            assert!(took <= limit, "{attempts} of {secs} s took {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_run_again_for_a_caller_that_is_gone() {
+        let each = Duration::from_secs(2);
+        let gone = CancellationToken::new();
+        let (leaving, running) = (
+            async {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                gone.cancel();
+            },
+            until_gone(gone.clone(), undone_after(each)),
+        );
+        let ((), (attempts, _)) = tokio::join!(leaving, running);
+        // The second one had begun, and went on to its end.
+        assert_eq!(attempts, 2);
+        let (attempts, _) = until_gone(gone, undone_after(each)).await;
+        assert_eq!(attempts, 1);
     }
 
     #[test]
