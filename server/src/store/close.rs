@@ -52,7 +52,7 @@ impl Store {
         scope: &Scope,
         after: Option<&OpenPlace>,
         now: Millis,
-    ) -> Result<ClosedPage, DbErr> {
+    ) -> crate::error::Result<ClosedPage> {
         let page = Page { scope, after, now };
         retried(|| async {
             let seen = self.read_page(page).await?;
@@ -66,7 +66,7 @@ impl Store {
         run: Uuid,
         page: Page<'_>,
         mut seen: SeenPage,
-    ) -> Result<ClosedPage, DbErr> {
+    ) -> crate::error::Result<ClosedPage> {
         let now = page.now;
         let closing = Closing {
             run: Some(run),
@@ -104,6 +104,7 @@ impl Store {
                 last = end.map(OpenPlace::of);
             }
         }
+        let alive_at = self.now_in(&tx).await?;
         report_run::Entity::update_many()
             .col_expr(
                 report_run::Column::ClosedReports,
@@ -116,9 +117,12 @@ impl Store {
             .col_expr(
                 report_run::Column::HeartbeatAt,
                 // One that waited for long does not make the run older.
-                Expr::case(report_run::Column::HeartbeatAt.lt(now), Expr::value(now))
-                    .finally(Expr::col(report_run::Column::HeartbeatAt))
-                    .into(),
+                Expr::case(
+                    report_run::Column::HeartbeatAt.lt(alive_at),
+                    Expr::value(alive_at),
+                )
+                .finally(Expr::col(report_run::Column::HeartbeatAt))
+                .into(),
             )
             .filter(report_run::Column::Id.eq(run))
             .exec(&tx)

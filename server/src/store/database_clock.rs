@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_orm::{ColumnTrait, ConnectionTrait as _, DbBackend, DbErr, Statement, sea_query::Expr};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, Statement, sea_query::Expr};
 
-use super::Store;
+use super::{Store, connection::Transaction};
 use crate::{
     clock::{Clock, Moves},
     domain::{HOUR_MS, Millis, SECOND_MS, clock_check::Doubt},
@@ -112,6 +112,16 @@ impl Store {
         self.now().await
     }
 
+    /// The same, read with a transaction once it has its locks: what it writes is then not as old as its wait for them.
+    ///
+    /// # Errors
+    /// As for [`Store::now`].
+    pub(super) async fn now_in(&self, tx: &Transaction) -> Result<Millis> {
+        let now = self.shared_now_by(tx).await?;
+        self.doubt()
+            .map_or(Ok(now), |doubt| Err(Error::ClockInDoubt(doubt)))
+    }
+
     /// Why the time must not be relied on, if so.
     pub(crate) fn doubt(&self) -> Option<Doubt> {
         self.clock.clock.doubt()
@@ -123,6 +133,10 @@ impl Store {
     /// # Errors
     /// The database does not respond.
     pub(crate) async fn shared_now(&self) -> Result<Millis> {
+        self.shared_now_by(&self.reader).await
+    }
+
+    async fn shared_now_by(&self, db: &impl ConnectionTrait) -> Result<Millis> {
         if let Some(now) = self.clock.carried_on() {
             if self.clock.clock.manual_database_now().is_some() {
                 // Only a manual clock can jump between two readings.
@@ -132,7 +146,7 @@ impl Store {
         }
         let system = Clock::system();
         let before = system.now();
-        let database = self.read_database_clock().await?;
+        let database = read_database_clock(db).await?;
         let after = system.now().max(before);
         let reading = Reading {
             at: Instant::now(),
@@ -150,21 +164,24 @@ impl Store {
 
     /// The database's clock, not moved by tests or the demo.
     pub(super) async fn read_database_clock(&self) -> Result<Millis> {
-        let backend = self.backend();
-        let sql = if backend == DbBackend::Postgres {
-            // A cast alone would round up, to a time that no clock has shown yet.
-            "SELECT FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS now"
-        } else {
-            // Rounded, because the product of a float and 1000 can be slightly below the whole number.
-            "SELECT CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) AS now"
-        };
-        let row = self
-            .reader
-            .query_one_raw(Statement::from_string(backend, sql))
-            .await?
-            .ok_or_else(|| DbErr::RecordNotFound("the database's clock".to_owned()))?;
-        Ok(row.try_get("", "now")?)
+        read_database_clock(&self.reader).await
     }
+}
+
+async fn read_database_clock(db: &impl ConnectionTrait) -> Result<Millis> {
+    let backend = db.get_database_backend();
+    let sql = if backend == DbBackend::Postgres {
+        // A cast alone would round up, to a time that no clock has shown yet.
+        "SELECT FLOOR(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint AS now"
+    } else {
+        // Rounded, because the product of a float and 1000 can be slightly below the whole number.
+        "SELECT CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) AS now"
+    };
+    let row = db
+        .query_one_raw(Statement::from_string(backend, sql))
+        .await?
+        .ok_or_else(|| DbErr::RecordNotFound("the database's clock".to_owned()))?;
+    Ok(row.try_get("", "now")?)
 }
 
 /// The two ranges of a due time that is not in the future, as comparisons with a time. One that is further ahead than

@@ -185,7 +185,8 @@ impl Store {
             return Ok(None);
         }
         let new = without_deleted(&tx, new).await?;
-        let run = report_run::Entity::insert(new.row(now)?)
+        let alive_at = self.now_in(&tx).await?;
+        let run = report_run::Entity::insert(new.row(now, alive_at)?)
             .exec_with_returning(&tx)
             .await?;
         tx.commit().await?;

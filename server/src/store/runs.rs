@@ -64,7 +64,8 @@ pub(crate) struct StateCount {
 }
 
 impl NewRun {
-    pub(super) fn row(&self, now: Millis) -> Result<report_run::ActiveModel> {
+    /// The row of one that was requested at one time, and that a replica works on from another time.
+    pub(super) fn row(&self, now: Millis, alive_at: Millis) -> Result<report_run::ActiveModel> {
         let scope = match &self.scope {
             Scope::All => None,
             Scope::Accounts(accounts) => {
@@ -78,7 +79,7 @@ impl NewRun {
             requested_by: Set(self.requested_by.clone()),
             scope: Set(scope),
             started_at: Set(now),
-            heartbeat_at: Set(now),
+            heartbeat_at: Set(Ord::max(now, alive_at)),
             closing_finished_at: Set(None),
             closed_reports: Set(0),
             closed_quantity: Set(0),
@@ -128,7 +129,8 @@ impl Store {
     async fn insert_run_once(&self, new: &NewRun, now: Millis) -> Result<Run> {
         let tx = self.begin_within_boundaries().await?;
         let new = without_deleted(&tx, new).await?;
-        let row = report_run::Entity::insert(new.row(now)?)
+        let alive_at = self.now_in(&tx).await?;
+        let row = report_run::Entity::insert(new.row(now, alive_at)?)
             .exec_with_returning(&tx)
             .await?;
         tx.commit().await?;
@@ -177,7 +179,7 @@ impl Store {
         }
         let new = without_deleted(&tx, new).await?;
         // A run that began otherwise may have got the id meanwhile.
-        let row = new.row(now)?;
+        let row = new.row(now, self.now_in(&tx).await?)?;
         let id = row.id.clone();
         let inserted = report_run::Entity::insert(row)
             .on_conflict_do_nothing()
@@ -227,12 +229,21 @@ impl Store {
     }
 
     /// Renews a run's heartbeat.
-    pub(crate) async fn touch_run(&self, id: Uuid, now: Millis) -> Result<()> {
+    pub(crate) async fn touch_run(&self, id: Uuid) -> Result<()> {
+        retried(|| self.touch_run_once(id)).await
+    }
+
+    async fn touch_run_once(&self, id: Uuid) -> Result<()> {
+        let tx = self.begin().await?;
+        let run = report_run::Entity::find_by_id(id).lock_exclusive();
+        run.one(&tx).await?;
+        let now = self.now_in(&tx).await?;
         report_run::Entity::update_many()
             .col_expr(report_run::Column::HeartbeatAt, Expr::value(now))
             .filter(report_run::Column::Id.eq(id))
-            .exec(&self.writer)
+            .exec(&tx)
             .await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -287,5 +298,46 @@ impl Store {
                 .count(&self.reader)
                 .await?,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::MINUTE_MS;
+
+    fn run_of(trigger: Trigger) -> NewRun {
+        NewRun {
+            trigger,
+            requested_by: "a test".to_owned(),
+            scope: Scope::All,
+            id: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waited_long_for_a_lock_is_not_old_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("usage.db").display());
+        let store = Store::open(&url, 1).await.unwrap();
+        store.migrate().await.unwrap();
+        let now = store.now().await.unwrap();
+        let asked = now - MINUTE_MS;
+        let forced = run_of(Trigger::Force);
+        let ended = run_of(Trigger::PeriodEnd);
+        let forced = store.insert_forced_run(&forced, 1, asked).await.unwrap();
+        let ended = store.insert_run(&ended, asked).await.unwrap();
+        assert!(store.take_lease("a job", "here", now, None).await.unwrap());
+        let scheduled = run_of(Trigger::Schedule);
+        let scheduled = store.insert_run_of_job("a job", "here", &scheduled, asked);
+        let scheduled = scheduled.await.unwrap();
+        for run in [forced.unwrap(), ended, scheduled.unwrap()] {
+            assert_eq!(run.started_at, asked);
+            assert!(run.heartbeat_at >= now, "{run:?}");
+        }
+        // None of them was left alone.
+        let left = store.abandoned_runs(now).await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
+        store.close().await.unwrap();
     }
 }

@@ -136,7 +136,7 @@ impl Job for Closing {
                 continue;
             }
             tracing::warn!(run = %run.id, "a replica abandoned a report run; this replica finishes it");
-            self.closer.store.touch_run(run.id, now).await?;
+            self.closer.store.touch_run(run.id).await?;
             self.start(BegunRun { run, request: None });
         }
         Ok(Next::Wait)

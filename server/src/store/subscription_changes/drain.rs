@@ -74,9 +74,8 @@ impl Store {
         seen: &SubscriptionChange,
         since: Millis,
         shown: &[ShownAtStripe],
-        now: Millis,
     ) -> Result<Option<bool>> {
-        retried(|| self.begin_changing_once(seen, since, shown, now)).await
+        retried(|| self.begin_changing_once(seen, since, shown)).await
     }
 
     async fn begin_changing_once(
@@ -84,7 +83,6 @@ impl Store {
         seen: &SubscriptionChange,
         since: Millis,
         shown: &[ShownAtStripe],
-        now: Millis,
     ) -> Result<Option<bool>> {
         let tx = self.begin().await?;
         let done = subscription_change::Entity::update_many()
@@ -92,7 +90,6 @@ impl Store {
                 subscription_change::Column::Step,
                 Expr::value(SubscriptionChangeStep::Changing),
             )
-            .col_expr(subscription_change::Column::HeartbeatAt, Expr::value(now))
             .filter(subscription_change::Column::AccountId.eq(&seen.account_id))
             .filter(subscription_change::Column::Id.eq(seen.id))
             .filter(subscription_change::Column::Holder.eq(&seen.holder))

@@ -189,28 +189,48 @@ impl Store {
         &self,
         seen: &SubscriptionChange,
         holder: &str,
-        now: Millis,
     ) -> Result<bool> {
-        let done = update_held(seen)
-            .col_expr(subscription_change::Column::Holder, Expr::value(holder))
-            .col_expr(subscription_change::Column::HeartbeatAt, Expr::value(now))
-            .exec(&self.writer)
-            .await?;
-        Ok(done.rows_affected == 1)
+        let column = subscription_change::Column::HeartbeatAt;
+        let claimed = retried(|| self.stamp_change_once(seen, holder, column)).await?;
+        Ok(claimed.is_some())
     }
 
-    /// Records that Stripe is asked to make a change now. Returns false if it is no longer the holder's: then Stripe must
-    /// not be asked.
+    /// Records that Stripe is asked to make a change now, and returns that time; none if the change is no longer the
+    /// holder's: then Stripe must not be asked.
     pub(crate) async fn set_change_requested(
         &self,
         change: &SubscriptionChange,
-        now: Millis,
-    ) -> Result<bool> {
-        let done = update_held(change)
-            .col_expr(subscription_change::Column::RequestedAt, Expr::value(now))
-            .exec(&self.writer)
+    ) -> Result<Option<Millis>> {
+        let column = subscription_change::Column::RequestedAt;
+        retried(|| self.stamp_change_once(change, &change.holder, column)).await
+    }
+
+    /// Writes the time to a column of a change that is still its holder's, and gives it a holder. The time is read once the row is
+    /// locked, so that it is not as old as the wait for the lock.
+    async fn stamp_change_once(
+        &self,
+        seen: &SubscriptionChange,
+        holder: &str,
+        column: subscription_change::Column,
+    ) -> Result<Option<Millis>> {
+        let tx = self.begin().await?;
+        let done = update_held(seen)
+            .col_expr(subscription_change::Column::Holder, Expr::value(holder))
+            .exec(&tx)
             .await?;
-        Ok(done.rows_affected == 1)
+        if done.rows_affected != 1 {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let now = self.now_in(&tx).await?;
+        subscription_change::Entity::update_many()
+            .col_expr(column, Expr::value(now))
+            .filter(subscription_change::Column::AccountId.eq(&seen.account_id))
+            .filter(subscription_change::Column::Id.eq(seen.id))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Some(now))
     }
 
     /// Records why a change waits.

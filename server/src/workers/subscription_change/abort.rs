@@ -51,9 +51,10 @@ impl SubscriptionChanges {
                 after: None,
             });
         };
-        let now = self.store.now_as_read().await?;
+        // How long ago Stripe was asked is decided by a time that is read now.
+        self.store.now_as_read().await?;
         let holder = self.new_holder();
-        if !self.store.claim_change(&seen, &holder, now).await? {
+        if !self.store.claim_change(&seen, &holder).await? {
             return Err(moved_on());
         }
         // Its holder may have asked since it was read. If something fails from here on, a replica goes on with the change.
@@ -112,7 +113,7 @@ impl SubscriptionChanges {
                 return Ok(());
             }
             if now.saturating_sub(renewed_at) >= HEARTBEAT_MS {
-                if !self.store.claim_change(change, &change.holder, now).await? {
+                if !self.store.claim_change(change, &change.holder).await? {
                     return Err(moved_on());
                 }
                 renewed_at = now;

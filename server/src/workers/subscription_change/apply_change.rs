@@ -11,7 +11,7 @@ use crate::{
         SECOND_MS,
         subscription_change::{Step, SubscriptionChange},
     },
-    error::{Error, Result},
+    error::Result,
     stripe::{
         Failure,
         subscriptions::{CancelNow, Subscription},
@@ -57,12 +57,8 @@ impl SubscriptionChanges {
         let mut wait = ASK_INTERVAL;
         let why = match self.drain_progress(change).await {
             Ok(Drained::ShownAtStripe(since, shown)) => {
-                let now = self.store.now().await?;
-                let begun = self
-                    .store
-                    .begin_changing(change, since, &shown, now)
-                    .await?;
-                match begun {
+                let begun = self.store.begin_changing(change, since, &shown);
+                match begun.await? {
                     Some(true) => {
                         change.step = Step::Changing;
                         return Ok(None);
@@ -226,14 +222,8 @@ impl SubscriptionChanges {
         &self,
         change: &mut SubscriptionChange,
     ) -> std::result::Result<(), Failure> {
-        let noted = async {
-            let now = self.store.now().await?;
-            let is_held = self.store.set_change_requested(change, now).await?;
-            Ok::<_, Error>(is_held.then_some(now))
-        };
-        let now = noted
-            .await
-            .map_err(|error| Failure::NotSent(error.to_string()))?;
+        let noted = self.store.set_change_requested(change).await;
+        let now = noted.map_err(|error| Failure::NotSent(error.to_string()))?;
         let lost = || Failure::NotSent("another replica or an abort has the change".to_owned());
         change.requested_at = Some(now.ok_or_else(lost)?);
         Ok(())

@@ -158,7 +158,7 @@ impl UnfinishedChanges {
     }
 
     /// Renews the heartbeats that are due. Forgets a change that another replica has taken over.
-    async fn renew(&mut self, now: Millis) -> Result<()> {
+    async fn renew(&mut self) -> Result<()> {
         let mut lost = Vec::new();
         for (id, own) in &mut self.own {
             if own.renewed.elapsed() < HEARTBEAT {
@@ -166,7 +166,7 @@ impl UnfinishedChanges {
             }
             let store = &self.changes.store;
             let holder = &own.change.holder;
-            if store.claim_change(&own.change, holder, now).await? {
+            if store.claim_change(&own.change, holder).await? {
                 own.renewed = Instant::now();
             } else {
                 lost.push(*id);
@@ -191,7 +191,7 @@ impl Job for UnfinishedChanges {
 
     async fn run(&mut self, now: Millis) -> Result<Next> {
         self.take_ended();
-        self.renew(now).await?;
+        self.renew().await?;
         while !self.is_full()
             && let Ok(BegunChange { change, request }) = self.begun.try_recv()
         {
@@ -205,7 +205,7 @@ impl Job for UnfinishedChanges {
                 continue;
             }
             let holder = self.changes.new_holder();
-            if store.claim_change(&change, &holder, now).await? {
+            if store.claim_change(&change, &holder).await? {
                 tracing::warn!(change = %change.id, step = ?change.step, "a replica abandoned a change; this replica continues it");
                 change.holder = holder;
                 self.add(change, None);
