@@ -65,7 +65,7 @@ pub struct SubscriptionChange {
     pub boundary_at: Millis,
     /// When it began.
     pub started_at: Millis,
-    /// When draining gives up.
+    /// When draining gives up, also if all is shown by then: a check that begins later does not make the change.
     pub deadline_at: Millis,
     /// When Stripe was last asked to make it. Before the first time, a refusal is certain to leave everything as it was.
     pub requested_at: Option<Millis>,

@@ -25,6 +25,7 @@ on_both_engines!(
     an_abort_finishes_a_change_that_stripe_has_made,
     a_key_refused_when_reading_ends_a_change,
     waiting_changes_ask_stripe_at_one_rate,
+    a_change_that_is_next_checked_after_its_deadline_is_not_made,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -306,5 +307,35 @@ async fn waiting_changes_ask_stripe_at_one_rate(mut world: World) {
     for call in calls {
         call.abort();
     }
+    world.finish().await;
+}
+
+async fn a_change_that_is_next_checked_after_its_deadline_is_not_made(mut world: World) {
+    world.start_subscribed(at(NOW), &[BASIC], at(START)).await;
+    world.count("acct", 4, at(NOW)).await;
+    let day = Duration::from_hours(24);
+    world.stripe().set_summary_delay(day).await.unwrap();
+    let call = begin_plan_change(&world);
+    world.advance_once_change_begins().await;
+    world
+        .wait_until_reports_are("acct", &[ReportState::Accepted])
+        .await;
+    world.stop().await;
+    assert!(call.await.unwrap().is_err());
+    // No replica runs for hours, and meanwhile Stripe shows everything.
+    world
+        .stripe()
+        .set_summary_delay(Duration::ZERO)
+        .await
+        .unwrap();
+    world.move_clocks(world.now() + TimeDelta::hours(3)).await;
+    world.start_server().await;
+    wait_until_change(&world, "step = 'undone' AND error LIKE '%was over'").await;
+    assert_eq!(prices(&world).await, [BASIC]);
+    // Everything is billed as before.
+    world.count("acct", 3, world.now()).await;
+    world.advance_to(at(END), TimeDelta::days(7)).await;
+    world.advance_past_draft(at(END)).await;
+    world.assert_invoiced(&[7]).await;
     world.finish().await;
 }

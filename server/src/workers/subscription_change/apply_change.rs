@@ -53,9 +53,16 @@ impl SubscriptionChanges {
 
     /// Checks whether Stripe's totals include all usage from before the boundary. If they do, the change is in its next
     /// step, and `None` is returned.
+    ///
+    /// A check that begins after the deadline ends the change, whatever Stripe shows: no replica may have worked on it for days, and
+    /// usage since its boundary would not be on the invoice of the period in which it happened, or on none.
     async fn drain(&self, change: &mut SubscriptionChange) -> Result<Option<Progress>> {
         let mut wait = ASK_INTERVAL;
+        let is_late = change.is_overdue(self.store.now().await?);
         let why = match self.drain_progress(change).await {
+            Ok(Drained::ShownAtStripe(..)) if is_late => {
+                "Stripe shows all earlier usage, but the time to wait for that was over".to_owned()
+            }
             Ok(Drained::ShownAtStripe(since, shown)) => {
                 let begun = self.store.begin_changing(change, since, &shown);
                 match begun.await? {
