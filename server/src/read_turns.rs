@@ -39,13 +39,13 @@ pub(crate) struct ReadTurns {
 #[derive(Debug)]
 pub(crate) struct Turn {
     _turn: OwnedSemaphorePermit,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// The place of a caller that reads several times, and takes a turn for each.
 #[derive(Debug)]
 pub(crate) struct Place {
-    held: OwnedSemaphorePermit,
+    _held: OwnedSemaphorePermit,
     turns: Arc<Semaphore>,
     _of_caller: Option<PlaceOfCaller>,
 }
@@ -119,10 +119,14 @@ impl ReadTurns {
     /// # Errors
     /// Too many wait already.
     pub(crate) async fn take(&self) -> Result<Turn> {
-        let place = self.place()?;
+        self.take_of(None).await
+    }
+
+    async fn take_of(&self, caller: Option<&CallerId>) -> Result<Turn> {
+        let place = self.place_of(caller)?;
         Ok(Turn {
             _turn: place.turn().await?,
-            _place: place.held,
+            _place: place,
         })
     }
 
@@ -154,7 +158,7 @@ impl ReadTurns {
             waiting: MAX_WAITING,
         })?;
         Ok(Place {
-            held: place,
+            _held: place,
             turns: Arc::clone(&self.turns),
             _of_caller: of_caller,
         })
@@ -169,7 +173,19 @@ impl ReadTurns {
         &self,
         read: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let turn = self.take().await?;
+        self.read_of(None, read).await
+    }
+
+    /// The same for a caller, who has only some of all places, until its reads have ended.
+    ///
+    /// # Errors
+    /// The caller has too many already, too many wait, or the read fails.
+    pub(crate) async fn read_of<T: Send + 'static>(
+        &self,
+        caller: Option<&CallerId>,
+        read: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.take_of(caller).await?;
         let reading = tokio::spawn(carried(async move {
             let _turn = turn;
             read.await
@@ -265,6 +281,28 @@ mod tests {
         let _again: Vec<_> = (1..MAX_OF_CALLER).map(|_| place("b").unwrap()).collect();
         assert!(place("b").is_err());
         assert_eq!(turns.callers.lock().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_read_keeps_the_place_of_a_caller_that_is_gone() {
+        let turns = ReadTurns::of("reads of the usage of all accounts");
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let own = caller("a");
+        let mut call = Box::pin(turns.read_of(Some(&own), async move {
+            ended.await.ok();
+            Ok(())
+        }));
+        assert!((&mut call).now_or_never().is_none());
+        drop(call);
+        let places: Vec<_> = (1..MAX_OF_CALLER)
+            .map(|_| turns.place_of(Some(&own)).unwrap())
+            .collect();
+        assert!(turns.place_of(Some(&own)).is_err());
+        drop(places);
+        end.send(()).unwrap();
+        while !turns.callers.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use chrono_tz::Tz;
 use crate::{
     domain::{
         Millis,
+        caller_id::CallerId,
         meter::Meters,
         period::{Granularity, MAX_POINTS, parse_zone, split},
         report::State,
@@ -103,9 +104,10 @@ impl UsageOfAll {
     /// A page of the usage of a meter by account.
     ///
     /// # Errors
-    /// Too many of these reads wait, or the database fails.
+    /// Too many of these reads wait, of all or of this caller, or the database fails.
     pub(crate) async fn list(
         &self,
+        caller: Option<&CallerId>,
         filter: UsageFilter,
         order: UsageOrder,
         after: Option<UsagePlace>,
@@ -117,14 +119,19 @@ impl UsageOfAll {
                 .list_usage(&filter, order, after.as_ref(), limit)
                 .await
         };
-        self.turns.read(read).await
+        self.turns.read_of(caller, read).await
     }
 
     /// The usage of all accounts together.
     ///
     /// # Errors
-    /// The query is not valid, the answer would be too large, too many of these reads wait, or the database fails.
-    pub(crate) async fn summary(&self, query: SummaryQuery) -> Result<Summary> {
+    /// The query is not valid, the answer would be too large, too many of these reads wait, of all or of this caller, or the
+    /// database fails.
+    pub(crate) async fn summary(
+        &self,
+        caller: Option<&CallerId>,
+        query: SummaryQuery,
+    ) -> Result<Summary> {
         let SummaryQuery {
             filter,
             granularity,
@@ -144,7 +151,7 @@ impl UsageOfAll {
         check_parts(period, width, meters)?;
         let (store, only) = (self.store.clone(), filter.meter.clone());
         let read = async move { store.summed_usage(&filter, width, top.into()).await };
-        let mut summed = self.turns.read(read).await?;
+        let mut summed = self.turns.read_of(caller, read).await?;
         let all_accounts = summed.accounts.accounts;
         let accounts = summed.accounts.by_meter.into_iter();
         let mut accounts: BTreeMap<String, MeterAccounts> =

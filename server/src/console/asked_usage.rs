@@ -1,5 +1,5 @@
 //! The usage of all accounts that a page asks for with a filter. It reads the reports of all accounts, so a page waits for it
-//! for a moment only, and is shown again when it was read.
+//! for a moment only, and is shown again when it was read. Each question takes a place of its visitor's key, as any call of it does.
 
 use std::time::Duration;
 

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     domain::{
         access::meter_name,
+        caller_id::CallerId,
         usage_list::{AccountUsage, MAX_TOP_ACCOUNTS, UsageOrder, UsagePlace, parse_prefix},
         violation::Violation,
         window::Interval,
@@ -47,7 +48,13 @@ impl UsageRpc {
         let (period, as_of) = (filter.period, self.clock.now());
         let mut usage = self
             .usage_of_all
-            .list(filter, order, after, limit.saturating_add(1))
+            .list(
+                CallerId::of(&caller).as_ref(),
+                filter,
+                order,
+                after,
+                limit.saturating_add(1),
+            )
             .await?;
         let has_more = u64::try_from(usage.len()).is_ok_and(|len| len > limit);
         if has_more {
@@ -94,7 +101,8 @@ impl UsageRpc {
             top: top_accounts(request.top_accounts).map_err(Error::from)?,
         };
         let as_of = self.clock.now();
-        let summary = self.usage_of_all.summary(query).await?;
+        let caller = CallerId::of(&caller);
+        let summary = self.usage_of_all.summary(caller.as_ref(), query).await?;
         let meters = summary.meters.into_iter().map(meter_summary);
         Ok(Response::new(v1::GetSummaryResponse {
             period: Some(wire::period(period)),

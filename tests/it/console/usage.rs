@@ -1,11 +1,13 @@
 //! The usage of all accounts, of one, and of those of a list.
 
-use usage_client::{Correct, PutAccount};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+use usage_client::{Correct, ErrorKind, ListUsage, PutAccount};
 
-use super::{Browser, keys};
+use super::{BEING_CHECKED, Browser, keys};
 use crate::{
     operations::access::client,
-    support::world::{World, at, hours_ago, on_both_engines},
+    support::world::{World, at, hours_ago, on_both_engines, on_postgres, within},
 };
 
 on_both_engines!(
@@ -15,6 +17,8 @@ on_both_engines!(
     accounts_have_their_recent_usage,
     an_account_shows_what_happened_to_it,
 );
+
+on_postgres!(pages_share_the_places_of_their_key);
 
 /// 70 units at Stripe, 5 that wait, 9 never billed, of the default meter; and 3 of another.
 async fn count(world: &World) {
@@ -201,5 +205,41 @@ async fn an_account_shows_what_happened_to_it(world: World) {
     assert!(!page.text.contains("Who did what"));
     let audit = browser.get("/audit").await;
     assert!(!audit.words().contains("ListAuditEntries"));
+    world.finish().await;
+}
+
+/// Reads wait for a lock, so that none ends.
+async fn pages_share_the_places_of_their_key(world: World) {
+    const LOCK: &str = "LOCK TABLE folded_reports IN ACCESS EXCLUSIVE MODE";
+    let [admin, reader, _] = keys(&world).await;
+    let browsers = [(); 2].map(|()| Browser::new(world.http_url()));
+    for (browser, key) in browsers.iter().zip([&reader, &admin]) {
+        browser.sign_in(key).await;
+    }
+    let [own, other] = browsers;
+    let database = world.connect_to_database().await;
+    let lock = database.begin().await.unwrap();
+    lock.execute_unprepared(LOCK).await.unwrap();
+    let caller = client(world.endpoint(), &reader).await;
+    let query = ListUsage::of("api_calls", hours_ago(3), hours_ago(1));
+    let mut calls: FuturesUnordered<_> = (0..5).map(|_| caller.list_usage(query.clone())).collect();
+    let refused = within("a refusal", calls.next()).await.unwrap();
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Overloaded, "{refused}");
+    let why = "4 reads of the usage of all accounts with this key or certificate run or wait";
+    assert!(refused.to_string().contains(why), "{refused}");
+    let path = format!("/usage?meter=api_calls&start={}&end={}", time(24), time(0));
+    own.get(&path).await.assert_shows(200, why);
+    // What failed for one key is read for another one.
+    let page = other.get_once(&path).await;
+    assert!(page.text.contains(BEING_CHECKED), "{}", page.words());
+    lock.rollback().await.unwrap();
+    database.close().await.unwrap();
+    while let Some(answer) = within("an answer", calls.next()).await {
+        assert!(answer.unwrap().usage.is_empty());
+    }
+    let page = own.get(&path).await;
+    page.assert_shows(200, "api_calls");
+    assert!(!page.words().contains(why), "{}", page.words());
     world.finish().await;
 }
