@@ -151,7 +151,8 @@ pub struct ShadowDay {
 pub struct ShadowPage {
     /// By customer, meter and day.
     pub days: Vec<ShadowDay>,
-    /// For the next page; none on the last one.
+    /// For the next page; none on the last one, and on one whose customers could not be listed (`unlinked_error`): what is after
+    /// them was not compared. The same question, with the token of this page, goes on from there.
     pub next_page_token: Option<String>,
     /// The first moment of the first day that was compared.
     pub from: DateTime<Utc>,
@@ -161,8 +162,8 @@ pub struct ShadowPage {
     pub shadow: bool,
     /// From when on the service bills; none if no moment was named, or none is needed.
     pub bill_from: Option<DateTime<Utc>>,
-    /// Why not all customers that no account is linked to are shown: they could not be listed, or a subscription could not be
-    /// read. None if nothing is missing, or if it was not their turn.
+    /// Why not all customers of this page that no account is linked to are shown: they could not be listed, or a subscription
+    /// could not be read. None if nothing is missing, or if it was not their turn. Each page says it of its own.
     pub unlinked_error: Option<String>,
 }
 

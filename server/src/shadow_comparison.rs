@@ -64,7 +64,7 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct ShadowPage {
     pub(crate) days: Vec<ShadowDay>,
-    /// Where the next page begins, if there is one.
+    /// Where the next page begins, if there is one; none if the customers without a link could not be listed.
     pub(crate) next: Option<Place>,
     /// Why customers that no account is linked to are missing: they could not be listed, or a subscription could not be read.
     pub(crate) unlinked_error: Option<String>,
@@ -157,11 +157,8 @@ impl ShadowComparison {
                     page.unlinked_error =
                         (!found.unread.is_empty()).then(|| found.unread.join(", "));
                 }
-                Err(failure) => {
-                    // A page from here may be read later.
-                    page.next = failure.is_undecided().then_some(Place::Unlinked(after));
-                    page.unlinked_error = Some(failure.message().to_owned());
-                }
+                // The last page: another one from here would fail too, for as long as Stripe does. The page can be asked for again.
+                Err(failure) => page.unlinked_error = Some(failure.message().to_owned()),
             }
         }
         Ok(page)

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 /// Pages of customers that are read; more need a smaller question.
 const MAX_PAGES: usize = 10_000;
 
+/// Reasons why pages lack customers that are named.
+const MAX_REASONS: usize = 20;
+
 const COLUMNS: [&str; 9] = [
     "stripe_customer",
     "meter",
@@ -100,7 +103,7 @@ async fn compare(
         question = question.stripe_customer(customer);
     }
     let mut comparison = Comparison::new(&COLUMNS, arguments.differing);
-    let (mut token, mut unlinked_error) = (None::<String>, None);
+    let (mut token, mut incomplete) = (None::<String>, Incomplete::default());
     for number in 0..MAX_PAGES {
         let mut page = question.clone();
         if let Some(token) = &token {
@@ -118,11 +121,11 @@ async fn compare(
             };
             comparison.add(difference, cells(day));
         }
-        unlinked_error = unlinked_error.or(page.unlinked_error);
-        // Stripe did not answer: this page is the one to go on with.
-        let is_same = token.is_some() && token == page.next_page_token;
+        if let Some(why) = page.unlinked_error {
+            incomplete.add(why);
+        }
         token = page.next_page_token;
-        if token.is_none() || is_same {
+        if token.is_none() {
             break;
         }
     }
@@ -130,16 +133,53 @@ async fn compare(
         format!("{differing} of {compared} days differ, without preliminary ones")
     };
     let ended = comparison.end(arguments.format, streams, (token, "customers"), told);
-    let Some(why) = unlinked_error else {
+    let Some(not_compared) = incomplete.told() else {
         return ended;
     };
-    let not_compared =
-        format!("not all customers that no account is linked to were compared: {why}");
     if ended.is_ok() {
         return Err(Failure::Partial(not_compared));
     }
     writeln!(streams.err, "{not_compared}")?;
     ended
+}
+
+/// Pages that lack customers, and why.
+#[derive(Debug, Default)]
+struct Incomplete {
+    pages: usize,
+    /// Each once, up to a limit.
+    reasons: Vec<String>,
+    /// Whether there are more reasons.
+    has_more: bool,
+}
+
+impl Incomplete {
+    /// Adds a page that says why.
+    fn add(&mut self, why: String) {
+        self.pages = self.pages.saturating_add(1);
+        if self.reasons.contains(&why) {
+            return;
+        }
+        if self.reasons.len() < MAX_REASONS {
+            self.reasons.push(why);
+        } else {
+            self.has_more = true;
+        }
+    }
+
+    /// What is said of them; none if there are none.
+    fn told(&self) -> Option<String> {
+        let pages = match self.pages {
+            0 => return None,
+            1 => String::new(),
+            pages => format!(" (on {pages} pages)"),
+        };
+        let reasons = self.reasons.join("; ");
+        let more = if self.has_more { "; and others" } else { "" };
+        Some(format!(
+            "not all customers that no account is linked to were compared{pages}: {reasons}{more}"
+        ))
+    }
 }
 
 /// What is compared, and which side bills.
@@ -194,4 +234,32 @@ async fn switch(
         rfc3339_or_null(named.former_bill_from),
     ]);
     rows.print(arguments.format, streams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_of_incomplete_pages_is_told_once() {
+        let mut incomplete = Incomplete::default();
+        assert_eq!(incomplete.told(), None);
+        incomplete.add("sub_1 cannot be read".to_owned());
+        let first =
+            "not all customers that no account is linked to were compared: sub_1 cannot be read";
+        assert_eq!(incomplete.told().as_deref(), Some(first));
+        for why in ["Stripe answered 500", "sub_1 cannot be read"] {
+            incomplete.add(why.to_owned());
+        }
+        let told = incomplete.told().unwrap();
+        assert!(
+            told.ends_with("compared (on 3 pages): sub_1 cannot be read; Stripe answered 500"),
+            "{told}"
+        );
+        for number in 0..MAX_REASONS {
+            incomplete.add(number.to_string());
+        }
+        let told = incomplete.told().unwrap();
+        assert!(told.ends_with("; 17; and others"), "{told}");
+    }
 }

@@ -66,6 +66,7 @@ pub(super) async fn page(visitor: &Visitor) -> Result<Page, Failure> {
         @if !found.unlinked_error.is_empty() {
             p .bad {
                 "Not all customers that no account is linked to are shown: " (foreign(&found.unlinked_error))
+                @if found.next_page_token.is_empty() { " Load this page again to try once more." }
             }
         }
         (more(HttpPath::ConsoleShadow, query, &found.next_page_token, Some(&address)))

@@ -19,6 +19,7 @@ on_both_engines!(
     a_report_in_shadow_mode_shows_the_event_that_would_be_sent,
     days_are_compared_with_what_the_other_integration_sent,
     customers_without_a_link_are_compared_after_the_others,
+    a_list_that_stripe_does_not_give_ends_the_pages_with_the_reason,
     a_link_in_shadow_mode_bills_nothing_that_waited_for_it,
     usage_that_becomes_free_in_shadow_mode_loses_its_mark,
     a_database_that_reports_does_not_become_a_shadow,
@@ -240,6 +241,48 @@ async fn customers_without_a_link_are_compared_after_the_others(mut world: World
     assert!(page.unlinked_error.is_some());
     assert_eq!(page.days.len(), 1);
     world.stripe().clear_faults().await.unwrap();
+    world.finish().await;
+}
+
+async fn a_list_that_stripe_does_not_give_ends_the_pages_with_the_reason(mut world: World) {
+    shadow(&mut world).await;
+    both(&world, "linked", 7, at(NOON)).await;
+    for name in ["b", "c"] {
+        world.subscribe(name, &[BASIC], at(START)).await;
+        theirs_of(&world, &format!("cus_{name}"), name, 5, at(NOON)).await;
+    }
+    let page_of = async |token: &Option<String>| {
+        let mut question = CompareShadow::new().page_size(1);
+        if let Some(token) = token {
+            question = question.page_token(token);
+        }
+        world.client().compare_shadow(question).await.unwrap()
+    };
+    let silent = Fault::status(500).on_path("/v1/subscriptions").always();
+    world.stripe().script(silent).await.unwrap();
+    let linked = page_of(&None).await;
+    assert_eq!((linked.days.len(), linked.unlinked_error), (1, None));
+    let token = linked.next_page_token;
+    assert!(token.is_some());
+    let last = page_of(&token).await;
+    let why = last.unlinked_error.unwrap_or_default();
+    assert!(why.contains("500"), "{why}");
+    assert_eq!(last.next_page_token, None);
+    // The same page again goes on.
+    world.stripe().clear_faults().await.unwrap();
+    let (mut found, mut token) = (Vec::new(), token);
+    loop {
+        let page = page_of(&token).await;
+        assert_eq!(page.unlinked_error, None);
+        let days = page.days.into_iter();
+        found.extend(days.map(|day| day.stripe_customer));
+        token = page.next_page_token;
+        if token.is_none() {
+            break;
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["cus_b", "cus_c"]);
     world.finish().await;
 }
 

@@ -11,6 +11,7 @@ mod import_pipes;
 mod keys;
 mod operators;
 mod profiles;
+mod shadow;
 mod sign_off;
 
 use std::{future, io};
