@@ -110,7 +110,7 @@ impl Attempt {
 pub(super) struct Found<T> {
     pub(super) answer: Arc<T>,
     pub(super) age: Duration,
-    /// Whether a younger one should be waited for.
+    /// Whether a younger one should be waited for: it is old, or was waited for already and is still being read.
     pub(super) is_old: bool,
 }
 
@@ -163,12 +163,29 @@ impl<T: Send + Sync + 'static> Kept<T> {
         }
     }
 
+    /// The same, but it is read again whatever there is, unless a read goes on.
+    ///
+    /// # Errors
+    /// The last read failed.
+    pub(super) async fn get_now(
+        &self,
+        read: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<Option<Found<T>>, Failure> {
+        let has_ended = self.read.notified();
+        self.start(&mut self.lock(), read);
+        self.wait(has_ended).await
+    }
+
     /// What there is when a read has ended, or after as long as a page waits.
     async fn wait(&self, has_ended: impl Future<Output = ()>) -> Result<Option<Found<T>>, Failure> {
         // Whoever asks in between sees that it has ended, or is told.
         let _ = tokio::time::timeout(self.ages.wait, has_ended).await;
         let state = self.lock();
         let last = state.last.as_ref().map(|last| last.found(&self.ages));
+        let last = last.map(|last| Found {
+            is_old: last.is_old || state.is_reading,
+            ..last
+        });
         match &state.failed {
             Some(failed) if !state.is_reading => Err(failed.failure.clone()),
             _ => Ok(last),
@@ -191,11 +208,22 @@ impl<T: Send + Sync + 'static> Kept<T> {
             (Some(found), _) => Some(Ok(found)),
             (None, failed) => failed.map(|failed| Err(failed.failure.clone())),
         };
-        if !is_young && failed.is_none() && !state.is_reading {
+        if !is_young && failed.is_none() {
+            self.start(&mut state, read);
+        }
+        shown
+    }
+
+    /// Begins a read, unless one goes on.
+    fn start(
+        &self,
+        state: &mut State<T>,
+        read: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) {
+        if !state.is_reading {
             state.is_reading = true;
             drop(tokio::spawn(self.clone().keep(read)));
         }
-        shown
     }
 
     async fn keep(self, read: impl Future<Output = Result<T, Failure>>) {
@@ -308,6 +336,29 @@ mod tests {
             };
             assert_eq!(found, number);
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_young_is_read_again_for_whoever_asks_for_that() {
+        let kept = kept(LONG, LONG);
+        kept.get_anew(async { Ok(1) }).await.unwrap();
+        let found = kept.get_anew(async { Ok(2) }).await.unwrap().unwrap();
+        assert_eq!((*found.answer, found.is_old), (1, false));
+        let found = kept.get_now(async { Ok(3) }).await.unwrap().unwrap();
+        assert_eq!((*found.answer, found.is_old), (3, false));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_takes_longer_than_a_page_waits_is_told() {
+        let kept = kept(LONG, Duration::ZERO);
+        let has_ended = kept.read.notified();
+        kept.get(async { Ok(1) }).await.unwrap();
+        has_ended.await;
+        let found = kept.get_now(std::future::pending()).await.unwrap().unwrap();
+        assert_eq!((*found.answer, found.is_old), (1, true));
+        // A second one that asks begins no other read.
+        let found = kept.get_now(async { Ok(2) }).await.unwrap().unwrap();
+        assert_eq!((*found.answer, found.is_old), (1, true));
     }
 
     #[tokio::test]

@@ -21,6 +21,8 @@ const PATH: HttpPath = HttpPath::ConsoleSignOff;
 const RECENT_MONTHS: u32 = 4;
 /// When a page loads itself again whose month is not read yet, or is old.
 const REFRESH_SECS: u32 = 5;
+/// Asks to read again what is kept.
+const ANEW: &str = "anew";
 /// The link to what is not kept.
 const READ_NOW: &str = "Read it now, as JSON";
 
@@ -85,7 +87,8 @@ pub(super) async fn page(visitor: &Visitor, months: &SignOffMonths) -> Result<Pa
     let found = if month.is_empty() {
         None
     } else {
-        Some(months.read(visitor, month).await?)
+        let is_anew = query.get(ANEW) == "yes" && visitor.is_own_request;
+        Some(months.read(visitor, month, is_anew).await?)
     };
     let content = html! {
         h1 { "Sign-off of a month" }
@@ -108,7 +111,7 @@ pub(super) async fn page(visitor: &Visitor, months: &SignOffMonths) -> Result<Pa
             },
             Some(Some(found)) => {
                 (shown(&found.answer))
-                (sign_off_months::age(found))
+                (sign_off_months::age(found, visitor.now))
                 (links(visitor, &found.answer))
             },
         }
@@ -212,7 +215,14 @@ fn links(visitor: &Visitor, found: &GetSignOffResponse) -> Markup {
         ]
     };
     let [csv, jsonl] = names;
+    let zone = visitor.zone.named();
+    let anew = [
+        ("month", found.month.as_str()),
+        (ANEW, "yes"),
+        (NAMED, zone),
+    ];
     let links = [
+        (url(PATH, &anew), "Read it anew"),
         (file("csv"), csv),
         (file("jsonl"), jsonl),
         (json_of(&found.month), READ_NOW),

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 use moka::{policy::EvictionPolicy, sync::Cache};
+use prost_types::Timestamp;
 use usage_proto::v1::{GetSignOffRequest, GetSignOffResponse};
 
 use super::{
     calls::Failure,
+    html::time,
     kept::{Ages, Found, Kept},
     visitor::Visitor,
 };
-use crate::sign_off::Months;
+use crate::{domain::Millis, sign_off::Months};
 
 const AGES: Ages = Ages {
     // What is read quickly is read each time: an open month changes.
@@ -38,6 +40,7 @@ impl Default for SignOffMonths {
 
 impl SignOffMonths {
     /// A month; none if it takes longer than a page waits, and was never read. The read goes on, and a later page shows it.
+    /// With `is_anew`, what is kept is read again.
     ///
     /// # Errors
     /// It is no month, the visitor may not see it, or it fails.
@@ -45,6 +48,7 @@ impl SignOffMonths {
         &self,
         visitor: &Visitor,
         month: &str,
+        is_anew: bool,
     ) -> Result<Option<Found<GetSignOffResponse>>, Failure> {
         let calls = visitor.calls.clone();
         let request = GetSignOffRequest {
@@ -57,20 +61,29 @@ impl SignOffMonths {
             return Ok(None);
         }
         let kept = self.0.get_with(month.to_owned(), || Kept::new(AGES));
-        kept.get_anew(asking).await
+        if is_anew {
+            kept.get_now(asking).await
+        } else {
+            kept.get_anew(asking).await
+        }
     }
 }
 
-/// How old a month is, and what that means.
-pub(super) fn age(found: &Found<GetSignOffResponse>) -> Markup {
+/// Of when a month is, and what that means. A closed one changes too, if an admin corrects it or decides on it.
+pub(super) fn age(found: &Found<GetSignOffResponse>, now: Millis) -> Markup {
+    let age = Millis::try_from(found.age.as_millis()).unwrap_or(Millis::MAX);
+    let as_of = Timestamp {
+        seconds: now.saturating_sub(age).div_euclid(1_000),
+        nanos: 0,
+    };
     let secs = found.age.as_secs();
     let of = |unit: u64| secs.checked_div(unit).filter(|number| *number > 1);
     html! {
         p .faint {
             "Read "
             @if let Some(hours) = of(3_600) { (hours) " h" } @else if let Some(mins) = of(60) { (mins) " min" } @else { (secs) " s" }
-            " ago."
-            @if !found.answer.closed { " What was counted, billed or decided since then is not shown." }
+            " ago, as of " (time(Some(as_of))) "."
+            @if found.answer.closed { " Corrections and decisions since then are not shown." } @else { " What was counted, billed or decided since then is not shown." }
             @if found.is_old { " It is being read again." }
         }
     }
@@ -96,20 +109,29 @@ mod tests {
     }
 
     #[test]
-    fn an_age_says_that_an_open_month_changes_and_an_old_one_is_read_again() {
-        for (secs, closed, expected) in [
-            (0, true, "Read 0 s ago."),
-            (119, true, "Read 119 s ago."),
-            (120, true, "Read 2 min ago."),
-            (7_300, true, "Read 2 h ago. It is being read again."),
+    fn an_age_says_of_when_it_is_and_that_what_came_since_is_not_shown() {
+        const NOW: Millis = 1_800_000_000_000;
+        let of_closed = "Corrections and decisions since then are not shown.";
+        let of_open = "What was counted, billed or decided since then is not shown.";
+        for (secs, closed, ago, expected) in [
+            (0, true, "0 s", of_closed.to_owned()),
+            (119, true, "119 s", of_closed.to_owned()),
+            (120, true, "2 min", of_closed.to_owned()),
             (
-                5,
-                false,
-                "Read 5 s ago. What was counted, billed or decided since then is not shown.",
+                7_300,
+                true,
+                "2 h",
+                format!("{of_closed} It is being read again."),
             ),
+            (5, false, "5 s", of_open.to_owned()),
         ] {
-            let shown = age(&found(secs, closed)).into_string();
-            assert_eq!(shown, format!("<p class=\"faint\">{expected}</p>"));
+            let shown = age(&found(secs, closed), NOW).into_string();
+            let seconds = NOW / 1_000 - i64::try_from(secs).unwrap();
+            let as_of = time(Some(Timestamp { seconds, nanos: 0 })).into_string();
+            assert_eq!(
+                shown,
+                format!("<p class=\"faint\">Read {ago} ago, as of {as_of}. {expected}</p>")
+            );
         }
     }
 }

@@ -72,6 +72,7 @@ fn of(path: HttpPath) -> &'static [&'static str] {
             "as=csv&month=",
             "month=2026-03&as=",
             "month=2026-03&as=csv&open=",
+            "month=2026-03&anew=",
         ],
         HttpPath::ConsoleAudit => &["key=", "account=", "from=", "until="],
         HttpPath::ConsoleCorrect | HttpPath::ConsoleForce => &["account="],

@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use usage_client::proto::KeyRole;
 
-use super::{Answer, Browser, keys};
+use super::{Answer, Browser, keys, links};
 use crate::{
     operations::{
         access::{access, create, limited_key},
@@ -51,7 +51,10 @@ async fn a_closed_month_is_downloaded_as_the_command_writes_it(mut world: World)
     page.assert_shows(200, "closed : all usage of the month is final");
     page.assert_shows(200, "counted 1,000,000,001,962 4 1,000,000,001,966 what");
     page.assert_shows(200, "difference 0 0 0 what is not accounted for");
-    page.assert_shows(200, " ago. The files have a row for each account");
+    page.assert_shows(200, " ago, as of ");
+    let words =
+        "Corrections and decisions since then are not shown. The files have a row for each account";
+    page.assert_shows(200, words);
     assert!(page.text.contains("OperationsService/GetSignOff"));
     for (form, name, content_type) in [
         ("csv", "sign-off-2027-03.csv", "text/csv; charset=utf-8"),
@@ -133,6 +136,15 @@ async fn a_month_that_takes_long_is_shown_once_it_is_read(mut world: World) {
     let page = browser.get(path).await;
     page.assert_shows(200, "5 still open (first: account acct, customer none");
     assert!(page.headers.get("refresh").is_none());
+    // It took three seconds at least, so it is kept, until somebody asks for it anew.
+    world.count("acct", 2, at("2027-03-20T05:00:00Z")).await;
+    let page = other.get(path).await;
+    page.assert_shows(200, "5 still open (first: account acct, customer none");
+    let [anew] = &links(&page, "/sign-off?month=2027-03&anew=yes")[..] else {
+        panic!("{}", page.text);
+    };
+    let page = other.get(anew).await;
+    page.assert_shows(200, "7 still open (first: account acct, customer none");
     world.finish().await;
 }
 
