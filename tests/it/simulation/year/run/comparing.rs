@@ -1,6 +1,6 @@
 //! The comparison at the end: invoices, discarded usage and the reports of the service, against the model.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use fake_stripe::InvoiceSnapshot;
 use usage_client::ReportState;
@@ -77,6 +77,27 @@ impl Year<'_> {
             equal >= lines / 2,
             "only {equal} of {lines} lines were compared"
         );
+    }
+
+    /// How many reports the service lists whose windows start in a time, by account, customer and meter.
+    pub(super) async fn listed(
+        &self,
+        time: &Range<i64>,
+    ) -> BTreeMap<(String, Option<String>, String), i64> {
+        let mut listed = BTreeMap::new();
+        for account in &self.accounts {
+            for report in self.world.reports(&account.name).await {
+                if !time.contains(&report.window.start.timestamp_millis()) {
+                    continue;
+                }
+                // Whom an open one will be billed to is not decided.
+                let is_open = report.state == ReportState::Open;
+                let customer = report.stripe_customer.filter(|_| !is_open);
+                let key = (report.account_id, customer, report.meter);
+                *listed.entry(key).or_default() += 1;
+            }
+        }
+        listed
     }
 
     /// Compares the sums of an account's reports in each state. Returns the sum of one fate.

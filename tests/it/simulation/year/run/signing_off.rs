@@ -77,7 +77,7 @@ impl Year<'_> {
             let month = self.month(first);
             let rows = self.exported(&month.name, &["--open"]).await;
             let rows = rows.expect("an open export");
-            invoiced += self.compare_usage(&month, &rows);
+            invoiced += self.compare_usage(&month, &rows).await;
             compare_totals(&month, &rows);
             closed += self.compare_closed(&month, &rows).await;
             if self.is_closable(&month, &rows) {
@@ -153,7 +153,8 @@ impl Year<'_> {
     }
 
     /// Each row of usage, and no other, is that of the model. Returns what is invoiced.
-    fn compare_usage(&self, month: &Month, rows: &[Value]) -> i64 {
+    async fn compare_usage(&self, month: &Month, rows: &[Value]) -> i64 {
+        let listed = self.listed(&(month.start..month.end)).await;
         let now = self.now.timestamp_millis();
         let own = format!("y{}-", self.seed);
         let mut found: BTreeMap<Key, &Value> = BTreeMap::new();
@@ -185,6 +186,7 @@ impl Year<'_> {
         );
         for (key, row) in &found {
             compare_row(row, &expected[key], month, self.seed);
+            assert_eq!(figure(row, "reports"), listed[key], "{row}");
         }
         found.values().map(|row| figure(row, "invoiced")).sum()
     }
@@ -297,7 +299,7 @@ fn compare_row(row: &Value, expected: &Expected, month: &Month, seed: u64) {
         let found = figure(row, column);
         let own = match column {
             // How many reports usage takes is not in the model: that depends on when they are closed. A correction is one, and
-            // other usage at least one.
+            // other usage at least one. That it is the number of the service's list is compared above.
             "reports" => {
                 let least = expected.corrections + expected.increments.min(1);
                 let possible = least..=expected.corrections + expected.increments;

@@ -53,7 +53,7 @@ impl Year<'_> {
         let rows = lines.lines().map(serde_json::from_str);
         let rows: Vec<Value> = rows.collect::<Result<_, _>>().expect("rows");
         assert!(rows.iter().all(|row| row["final"] == true), "{rows:#?}");
-        self.compare_usage(month, &rows);
+        self.compare_usage(month, &rows).await;
         compare_totals(month, &rows);
         compare_csv(&csv, &rows);
         let client = self.world.client();
