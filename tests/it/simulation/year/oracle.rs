@@ -70,8 +70,6 @@ pub(super) struct Row {
     pub(super) quantity: i64,
     pub(super) fate: Fate,
     pub(super) is_correction: bool,
-    /// How many increments it is the sum of; one for a correction.
-    pub(super) parts: i64,
     /// What corrections took from it.
     taken: i64,
     /// The time at which it is billed instead of its own, because an admin decided so.
@@ -91,7 +89,6 @@ impl Row {
             quantity,
             fate: Fate::Open,
             is_correction: false,
-            parts: 1,
             taken: 0,
             bill_at: None,
             decisions: Vec::new(),
@@ -124,7 +121,6 @@ impl Account {
             .find(|row| row.fate == Fate::Open && row.meter == meter && row.start == start);
         if let Some(row) = open {
             row.quantity += quantity;
-            row.parts += 1;
             row.first = row.first.min(at);
             row.last = row.last.max(at);
             return;
