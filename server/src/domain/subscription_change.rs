@@ -65,7 +65,7 @@ pub struct SubscriptionChange {
     pub boundary_at: Millis,
     /// When it began.
     pub started_at: Millis,
-    /// When draining gives up, also if all is shown by then: a check that begins later does not make the change.
+    /// When it gives up, unless Stripe was asked to make it: a check that begins later ends it, whatever Stripe shows.
     pub deadline_at: Millis,
     /// When Stripe was last asked to make it. Before the first time, a refusal is certain to leave everything as it was.
     pub requested_at: Option<Millis>,
@@ -80,8 +80,7 @@ pub struct SubscriptionChange {
 }
 
 impl SubscriptionChange {
-    /// Whether it has waited long enough for Stripe's totals. One that began in the future was stored by a clock that
-    /// was ahead.
+    /// Whether it has waited long enough. One that began in the future was stored by a clock that was ahead.
     pub fn is_overdue(&self, now: Millis) -> bool {
         now >= self.deadline_at || is_ahead(self.started_at, now)
     }

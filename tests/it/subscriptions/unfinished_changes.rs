@@ -26,6 +26,7 @@ on_both_engines!(
     a_key_refused_when_reading_ends_a_change,
     waiting_changes_ask_stripe_at_one_rate,
     a_change_that_is_next_checked_after_its_deadline_is_not_made,
+    a_change_that_stripe_is_not_asked_for_in_time_is_not_made,
 );
 
 const START: &str = "2027-03-10T13:12:34Z";
@@ -320,9 +321,22 @@ async fn a_change_that_is_next_checked_after_its_deadline_is_not_made(mut world:
     world
         .wait_until_reports_are("acct", &[ReportState::Accepted])
         .await;
+    assert_undone_after_hours(world, call, "%was over").await;
+}
+
+async fn a_change_that_stripe_is_not_asked_for_in_time_is_not_made(mut world: World) {
+    world.start_subscribed(at(NOW), &[BASIC], at(START)).await;
+    world.count("acct", 4, at(NOW)).await;
+    let call = begin_plan_change(&world);
+    // All usage is shown, and the clock stands still before the request.
+    wait_until_change(&world, "step = 'changing'").await;
+    assert_undone_after_hours(world, call, "Stripe was not asked%").await;
+}
+
+/// Without a replica for hours, in which Stripe shows everything, the change is not made, and all is billed as before.
+async fn assert_undone_after_hours(mut world: World, call: Call, why: &str) {
     world.stop().await;
     assert!(call.await.unwrap().is_err());
-    // No replica runs for hours, and meanwhile Stripe shows everything.
     world
         .stripe()
         .set_summary_delay(Duration::ZERO)
@@ -330,9 +344,8 @@ async fn a_change_that_is_next_checked_after_its_deadline_is_not_made(mut world:
         .unwrap();
     world.move_clocks(world.now() + TimeDelta::hours(3)).await;
     world.start_server().await;
-    wait_until_change(&world, "step = 'undone' AND error LIKE '%was over'").await;
+    wait_until_change(&world, &format!("step = 'undone' AND error LIKE '{why}'")).await;
     assert_eq!(prices(&world).await, [BASIC]);
-    // Everything is billed as before.
     world.count("acct", 3, world.now()).await;
     world.advance_to(at(END), TimeDelta::days(7)).await;
     world.advance_past_draft(at(END)).await;

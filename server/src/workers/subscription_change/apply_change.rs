@@ -55,7 +55,7 @@ impl SubscriptionChanges {
     /// step, and `None` is returned.
     ///
     /// A check that begins after the deadline ends the change, whatever Stripe shows: no replica may have worked on it for days, and
-    /// usage since its boundary would not be on the invoice of the period in which it happened, or on none.
+    /// usage since its boundary would be on another invoice than that of the period in which it happened, or on none.
     async fn drain(&self, change: &mut SubscriptionChange) -> Result<Option<Progress>> {
         let mut wait = ASK_INTERVAL;
         let is_late = change.is_overdue(self.store.now().await?);
@@ -144,8 +144,13 @@ impl SubscriptionChanges {
             .div_euclid(SECOND_MS)
             .saturating_add(2)
             .saturating_mul(SECOND_MS);
-        if self.store.now().await? < later {
+        let now = self.store.now().await?;
+        if now < later {
             return Ok(Progress::CheckAfter(CHECK_INTERVAL));
+        }
+        if change.is_overdue(now) && !self.may_be_requested(change).await? {
+            let why = "Stripe was not asked for the change in time";
+            return self.undo(change, Step::Undone, why).await;
         }
         let was_requested = change.requested_at.is_some();
         match self.request_change(change, requested).await {
@@ -221,6 +226,16 @@ impl SubscriptionChanges {
                     .ok_or_else(|| Failure::Refused(refused.message().to_owned()))
             }
         }
+    }
+
+    /// Whether Stripe may have got a request for a change, also from its former holder after it was read here. That one sends
+    /// none any more.
+    async fn may_be_requested(&self, change: &mut SubscriptionChange) -> Result<bool> {
+        if change.requested_at.is_none() {
+            let stored = self.store.get_change(&change.account_id, change.id).await?;
+            change.requested_at = stored.requested_at;
+        }
+        Ok(change.requested_at.is_some())
     }
 
     /// Records, immediately before each request for the change, that Stripe may get one. It gets none if the change was
