@@ -158,6 +158,7 @@ mod log_limit;
 mod metrics;
 mod new_key;
 pub mod otlp;
+pub mod planted_defects;
 mod read_turns;
 mod readiness;
 pub mod reconciliation;

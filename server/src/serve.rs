@@ -80,6 +80,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // Cancelled whenever the service ends, so that no job continues after a socket has failed.
     let ending = shutdown.child_token();
+    #[cfg(feature = "planted-defects")]
+    crate::planted_defects::warn();
     config.check().map_err(ServeError::Config)?;
     let stripe = connect_stripe(&config)?;
     let url = config.database.url().map_err(ServeError::Config)?;

@@ -6,6 +6,7 @@ use super::{
     violation::{Violation, quoted},
     window::Interval,
 };
+use crate::planted_defects::{Defect, planted};
 
 /// The longest Stripe id, in characters.
 pub const MAX_STRIPE_ID_CHARS: usize = 255;
@@ -144,6 +145,12 @@ pub fn billing_target_at(links: &[Link], at: Millis) -> BillingTarget {
 }
 
 fn in_force_at(links: &[Link], at: Millis) -> Option<&Link> {
+    if planted(Defect::BilledBeforeLink) {
+        return links.iter().max_by_key(|link| link.version);
+    }
+    if planted(Defect::LinkEndIgnored) {
+        return links.iter().find(|link| link.valid_from <= at);
+    }
     links
         .iter()
         .filter(|link| link.valid_from <= at)

@@ -5,6 +5,7 @@ use super::{
     HOUR_MS, MINUTE_MS, Millis, SECOND_MS, billed_usage::BilledUsage, report::Report, start_of,
     window::Interval,
 };
+use crate::planted_defects::{Defect, planted};
 
 impl BilledUsage {
     /// The time of its meter event. Until its timestamp is chosen, that is about when it will be.
@@ -74,6 +75,9 @@ pub fn choose_timestamp(window: Interval, latest: Millis, taken: &[Millis]) -> M
         MINUTE_MS,
         window.start.saturating_add(MINUTE_MS.saturating_sub(1)),
     );
+    if planted(Defect::EventBeforeWindow) {
+        return start_of(MINUTE_MS, window.start);
+    }
     let minutes = std::iter::successors(Some(first), |minute| minute.checked_add(MINUTE_MS));
     minutes
         .take_while(|minute| *minute < window.end && *minute <= latest)

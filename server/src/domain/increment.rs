@@ -8,6 +8,7 @@ use super::{
     meter::Meters,
     violation::{Reason, Violation, quoted},
 };
+use crate::planted_defects::{Defect, planted};
 
 /// The longest idempotency key, in bytes.
 pub const MAX_KEY_BYTES: usize = 255;
@@ -92,7 +93,10 @@ impl Increment {
                 quantity,
                 key: (!raw.key.is_empty()).then(|| raw.key.into()),
                 stated_at: raw.stated_at,
-                at: raw.stated_at.unwrap_or(now),
+                at: raw
+                    .stated_at
+                    .filter(|_| !planted(Defect::StatedTimeIgnored))
+                    .unwrap_or(now),
             }),
             _ => Err(violations),
         }

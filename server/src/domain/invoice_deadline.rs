@@ -12,6 +12,7 @@ use super::{
     late_usage::{LateUsage, LateUsageDecision},
     subscription_change::Step,
 };
+use crate::planted_defects::{Defect, planted};
 
 /// How long a report waits while the account's subscription is being changed.
 const CHANGE_WAIT_MS: Millis = SECOND_MS;
@@ -139,6 +140,9 @@ pub fn decide(
         };
     }
     let Some(period) = period_of(&context.periods, usage) else {
+        if planted(Defect::OutsidePeriodsSent) {
+            return SendDecision::Send { not_before: None };
+        }
         return outside_periods(usage, context, late_usage, now);
     };
     match period.timing(now) {
@@ -147,6 +151,7 @@ pub fn decide(
         Timing::InTime => SendDecision::Send {
             not_before: period.bills_from,
         },
+        _ if planted(Defect::FinalInvoiceIgnored) => SendDecision::Send { not_before: None },
         Timing::AskFirst => SendDecision::Wait {
             until: now.saturating_add(INVOICE_WAIT_MS),
             sync: Some(period.subscription.clone()),

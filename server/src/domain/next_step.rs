@@ -7,6 +7,7 @@ use super::{
     invoice_deadline::SendDecision,
     report::{MAX_EVENT_AGE_MS, NO_RESPONSE_MS, Report, State, Transition},
 };
+use crate::planted_defects::{Defect, planted};
 
 /// What the sender does next with a due report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,9 +133,10 @@ pub fn end_of_wait(report: &Report, now: Millis) -> Option<Skip> {
 
 /// Whether Stripe may have forgotten the identifier of an earlier attempt.
 fn is_without_response(report: &Report, now: Millis) -> bool {
-    report
-        .first_sent_at
-        .is_some_and(|first| now.saturating_sub(first) >= NO_RESPONSE_MS || is_ahead(first, now))
+    !planted(Defect::ResentAfterDay)
+        && report.first_sent_at.is_some_and(|first| {
+            now.saturating_sub(first) >= NO_RESPONSE_MS || is_ahead(first, now)
+        })
 }
 
 /// What happens instead of sending a report with this timestamp, if Stripe would refuse it as too old.

@@ -1,6 +1,7 @@
 //! Windows: the intervals between slot edges and boundaries. No usage report spans two invoices.
 
 use super::{MINUTE_MS, Millis, start_of};
+use crate::planted_defects::{Defect, planted};
 
 /// A half-open interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,9 +128,13 @@ impl Boundaries {
     /// after it.
     pub fn window_around(&self, slots: Slots, at: Millis) -> Interval {
         let slot = slots.around(at);
+        if planted(Defect::WindowNotSplit) {
+            return slot;
+        }
+        let last = at.saturating_sub(planted(Defect::BoundaryOffByOne).into());
         let (before, after) = self
             .moments
-            .split_at(self.moments.partition_point(|moment| *moment <= at));
+            .split_at(self.moments.partition_point(|moment| *moment <= last));
         Interval {
             start: before
                 .last()

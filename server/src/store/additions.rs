@@ -5,11 +5,14 @@ use std::{collections::HashMap, sync::Arc};
 use sea_orm::DbErr;
 
 use super::{boundaries::BoundaryCache, connection::Transaction};
-use crate::domain::{
-    Millis,
-    account_id::AccountId,
-    increment::Increment,
-    window::{Boundaries, Interval, Slots},
+use crate::{
+    domain::{
+        Millis,
+        account_id::AccountId,
+        increment::Increment,
+        window::{Boundaries, Interval, Slots},
+    },
+    planted_defects::{Defect, planted},
 };
 
 /// The quantity that is added to one open report.
@@ -91,7 +94,8 @@ pub(super) fn sum_by_window(counted: &[&Increment], windows: &Windows) -> Vec<Ad
         let last = last_of_account.get(account).copied();
         let is_last = |place: &usize| {
             sums.get(*place).is_some_and(|sum| {
-                sum.window.contains(increment.at) && sum.meter == increment.meter
+                sum.window.contains(increment.at)
+                    && (sum.meter == increment.meter || planted(Defect::MetersMixed))
             })
         };
         let key = || (account, windows.around(increment).start, &*increment.meter);
@@ -100,7 +104,9 @@ pub(super) fn sum_by_window(counted: &[&Increment], windows: &Windows) -> Vec<Ad
             .or_else(|| last.and_then(|_| places.get(&key()).copied()));
         if let Some(sum) = same.and_then(|place| sums.get_mut(place)) {
             // The limits of a group keep this far below the maximum of an i64.
-            sum.quantity = sum.quantity.saturating_add(increment.quantity);
+            if !planted(Defect::IncrementLostInSum) {
+                sum.quantity = sum.quantity.saturating_add(increment.quantity);
+            }
             sum.first_at = Ord::min(sum.first_at, increment.at);
             sum.last_at = Ord::max(sum.last_at, increment.at);
             last_of_account.extend(same.map(|place| (account, place)));

@@ -13,6 +13,7 @@ use crate::{
     domain::{DAY_MS, Millis},
     entity::commit,
     error::Result,
+    planted_defects::{Defect, planted},
 };
 
 /// How long idempotency keys are kept: longer than the oldest increment that is accepted.
@@ -46,7 +47,11 @@ impl RollUp {
     fn plus(self, increments: i64, quantity: i64) -> Option<Self> {
         Some(Self {
             increments: self.increments.checked_add(increments)?,
-            quantity: self.quantity.checked_add(quantity)?,
+            quantity: if planted(Defect::SumOfCommitsWrong) {
+                self.quantity
+            } else {
+                self.quantity.checked_add(quantity)?
+            },
         })
     }
 }

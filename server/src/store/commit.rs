@@ -27,6 +27,7 @@ use crate::{
         report::MAX_REPORT_QUANTITY, window::Slots,
     },
     entity::commit,
+    planted_defects::{Defect, planted},
 };
 
 /// How long the statements of a group may take, and then its COMMIT. A connection that died silently never responds; the
@@ -99,7 +100,7 @@ enum Way {
 
 impl Way {
     fn first(options: CommitOptions) -> Self {
-        if options.expects_known_keys {
+        if options.expects_known_keys || planted(Defect::KeyAndCountApart) {
             Self::StepByStep {
                 is_careful: false,
                 looks_up_keys: true,
@@ -227,8 +228,13 @@ impl Store {
                 return Ok(None);
             }
         };
+        if planted(Defect::AcknowledgedBeforeCommit) {
+            tokio::spawn(tx.commit());
+            return Ok(Some(outcomes));
+        }
         match self.limited(tx.commit()).await {
             Some(Ok(())) => Ok(Some(outcomes)),
+            Some(Err(_)) if planted(Defect::FailedCommitAcknowledged) => Ok(Some(outcomes)),
             Some(Err(error)) => Err(CommitError::Ambiguous(error, outcomes)),
             None => Err(CommitError::Ambiguous(
                 self.counter.unresponsive(),
@@ -345,6 +351,12 @@ impl Store {
         } else {
             add_to_open_reports(&tx, &additions).await?;
         }
+        let tx = if planted(Defect::KeyAndCountApart) {
+            tx.commit().await?;
+            self.begin_counting().await?
+        } else {
+            tx
+        };
         // After the reports, whose ids they name.
         let keys = dedupe.counted_keys();
         if insert_keys(&tx, &keys, &windows, options.now).await? < keys.len() {
@@ -368,7 +380,12 @@ impl Store {
             tx.rollback().await?;
             return Ok(Counted::Unchanged(dedupe.outcomes()));
         }
-        record_commit(&tx, group.id, &counted, options.now).await?;
+        let id = if planted(Defect::CommitUnderNewId) && options.is_retry {
+            Uuid::now_v7()
+        } else {
+            group.id
+        };
+        record_commit(&tx, id, &counted, options.now).await?;
         Ok(Counted::Changed(tx, dedupe.outcomes()))
     }
 }

@@ -23,6 +23,7 @@ use super::{
     hosts::Hosts,
     sqlite_file::{self, SqliteFile},
 };
+use crate::planted_defects::{Defect, planted};
 
 /// Boundary changes that callers requested and that run or wait: each takes milliseconds, so more would not be answered
 /// in time.
@@ -362,7 +363,11 @@ fn sqlite_options(
             sqlite
                 .journal_mode(SqliteJournalMode::Wal)
                 // FULL syncs the log at each commit: an acknowledged unit survives a power cut.
-                .synchronous(SqliteSynchronous::Full)
+                .synchronous(if planted(Defect::NotSynced) {
+                    SqliteSynchronous::Off
+                } else {
+                    SqliteSynchronous::Full
+                })
                 .busy_timeout(ACQUIRE_TIMEOUT)
                 .pragma("cache_size", cache)
                 .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT)

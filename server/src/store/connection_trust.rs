@@ -17,6 +17,7 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::hosts::Hosts;
+use crate::planted_defects::{Defect, planted};
 
 /// The shortest time between two renewals after failed statements. With a full disk, every statement fails.
 const RENEW_INTERVAL: Duration = Duration::from_millis(200);
@@ -110,7 +111,7 @@ impl Trust {
             .before_acquire(move |connection, found| {
                 let (trust, opened) = (Arc::clone(&before), opened_at(&found));
                 Box::pin(async move {
-                    if !trust.is_new_enough(opened) || connection.is_in_transaction() {
+                    if !trust.is_new_enough(opened) || is_in_transaction(connection) {
                         return Ok(false);
                     }
                     let is_trusted = found.idle_for < RECENT && !trust.is_in_doubt();
@@ -126,12 +127,12 @@ impl Trust {
                 let (trust, opened) = (Arc::clone(&after), opened_at(&found));
                 Box::pin(async move {
                     // After the response, the ROLLBACK of a dropped transaction has also been executed.
-                    let is_trusted = !trust.is_in_doubt() && !connection.is_in_transaction();
+                    let is_trusted = !trust.is_in_doubt() && !is_in_transaction(connection);
                     let has_ended = is_trusted || responds(connection).await;
                     if !has_ended {
                         trust.search_host();
                     }
-                    Ok(has_ended && trust.is_new_enough(opened) && !connection.is_in_transaction())
+                    Ok(has_ended && trust.is_new_enough(opened) && !is_in_transaction(connection))
                 })
             })
     }
@@ -189,7 +190,7 @@ pub(super) struct Watch<'a>(Option<&'a Trust>);
 impl Watch<'_> {
     /// Ends the watch; renews the connections if the statement failed.
     pub(super) fn end(mut self, has_failed: bool) {
-        if !has_failed {
+        if !has_failed || planted(Defect::ConnectionReused) {
             self.0 = None;
         }
     }
@@ -201,6 +202,10 @@ impl Drop for Watch<'_> {
             trust.renew();
         }
     }
+}
+
+fn is_in_transaction<C: Connection>(connection: &C) -> bool {
+    connection.is_in_transaction() && !planted(Defect::ConnectionReused)
 }
 
 async fn responds<C: Connection>(connection: &mut C) -> bool {

@@ -31,6 +31,7 @@ use crate::{
         usage_report::{self, UsageReportKind},
     },
     error::{Error, Result},
+    planted_defects::{Defect, planted},
 };
 
 /// The prefix of the names of PostgreSQL's advisory locks that serialize an account's corrections.
@@ -117,7 +118,8 @@ impl Store {
             }
         }
         let report = insert(&tx, correction, &target, slots, now).await?;
-        if let Some(key) = &correction.key {
+        let key = correction.key.as_ref();
+        if let Some(key) = key.filter(|_| !planted(Defect::CorrectionKeyIgnored)) {
             let row = correction_key::ActiveModel {
                 account_id: Set(correction.account_id.clone()),
                 key: Set(key.clone()),
@@ -164,7 +166,8 @@ async fn find_entered(
     tx: &Transaction,
     correction: &Correction,
 ) -> std::result::Result<Option<Result<Report>>, DbErr> {
-    let Some(key) = &correction.key else {
+    let key = correction.key.as_ref();
+    let Some(key) = key.filter(|_| !planted(Defect::CorrectionKeyIgnored)) else {
         return Ok(None);
     };
     let id = (correction.account_id.clone(), key.clone());

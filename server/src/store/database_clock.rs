@@ -15,6 +15,7 @@ use crate::{
     clock::{Clock, Moves},
     domain::{HOUR_MS, Millis, SECOND_MS, clock_check::Doubt},
     error::{Error, Result},
+    planted_defects::{Defect, planted},
 };
 
 /// How long one reading is used.
@@ -124,7 +125,8 @@ impl Store {
 
     /// Why the time must not be relied on, if so.
     pub(crate) fn doubt(&self) -> Option<Doubt> {
-        self.clock.clock.doubt()
+        let doubt = self.clock.clock.doubt();
+        doubt.filter(|_| !planted(Defect::ClockNotCompared))
     }
 
     /// The current time by the database's clock, right or wrong: all replicas see the same, which is all that a lease

@@ -19,6 +19,7 @@ use crate::{
         stored_key::stored_key,
     },
     entity::idempotency_key,
+    planted_defects::{Defect, planted},
 };
 
 /// The position of one increment in a group.
@@ -76,6 +77,8 @@ impl<'a> Dedupe<'a> {
                     Entry::One(increment) => Box::new(std::iter::once(((index, 0), increment))),
                     Entry::Batch(batch) => {
                         let items = batch.items.iter().enumerate();
+                        let dropped = planted(Defect::LastOfBatchDropped) && items.len() > 1;
+                        let items = items.take(batch.items.len().saturating_sub(dropped.into()));
                         let items =
                             items.filter(move |(item, _)| self.batches.is_own(index, *item));
                         Box::new(items.filter_map(move |(item, increment)| {
@@ -216,6 +219,7 @@ impl<'a> Dedupe<'a> {
         let outcomes = entries.map(|(index, entry)| match entry {
             Entry::One(_) => {
                 let own = self.outcome((index, 0)).cloned();
+                let own = own.filter(|_| !planted(Defect::DuplicateAnsweredAsNew));
                 EntryOutcome::One(own.unwrap_or(Outcome::Counted))
             }
             Entry::Batch(_) => self.batch_outcome(index),

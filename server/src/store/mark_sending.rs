@@ -17,17 +17,19 @@ use super::{
 };
 use crate::{
     domain::{
-        HOUR_MS, MINUTE_MS, Millis,
+        HOUR_MS, MINUTE_MS, Millis, SECOND_MS,
         billed_usage::BilledUsage,
         event_time,
         invoice_deadline::{SendDecision, decide},
         next_step::{NextStep, Skip, next_step, skip_if_too_old},
         report::{Report, State, Transition},
+        start_of,
         window::{Slots, minute_of},
     },
     entity::usage_report::{self, Column, UsageReportState},
     error::Result,
     metrics,
+    planted_defects::{Defect, planted},
 };
 
 /// Why a report is `uncharged`.
@@ -145,6 +147,7 @@ async fn mark(
         report.event_timestamp = None;
     }
     let stamp = match report.event_timestamp {
+        _ if planted(Defect::EventAtSending) => start_of(SECOND_MS, now),
         Some(stamp) => stamp,
         None => choose_timestamp(tx, &report, attempt.slots, attempt.not_before, now).await?,
     };
@@ -160,13 +163,15 @@ async fn mark(
     report.first_sent_at = report.first_sent_at.or(Some(now));
     report.last_sent_at = Some(now);
     report.state = next;
+    let is_marked = !planted(Defect::MarkBeforeSendLeftOut);
+    let first_sent_at = report.first_sent_at.filter(|_| is_marked);
     let changed = change
         .col_expr(Column::State, Expr::value(UsageReportState::from(next)))
         .col_expr(Column::Attempts, Expr::value(report.attempts))
         .col_expr(Column::EventTimestamp, Expr::value(stamp))
         .col_expr(Column::BillAt, Expr::value(report.bill_at))
-        .col_expr(Column::FirstSentAt, Expr::value(report.first_sent_at))
-        .col_expr(Column::LastSentAt, Expr::value(now))
+        .col_expr(Column::FirstSentAt, Expr::value(first_sent_at))
+        .col_expr(Column::LastSentAt, Expr::value(is_marked.then_some(now)))
         .col_expr(Column::NextAttemptAt, Expr::value(attempt.retry_at))
         .exec(tx)
         .await?;

@@ -19,6 +19,7 @@ use crate::{
     domain::{DAY_MS, Millis, account_id::AccountId},
     entity::idempotency_key,
     error::{Error, Result},
+    planted_defects::{Defect, planted},
 };
 
 /// The cursor's name in `job_cursors`.
@@ -65,7 +66,12 @@ impl Store {
         };
         let last = self.last_key_of_step(&after).await?;
         if let Some(last) = &last {
-            self.forget_keys_between(&after, last, now.saturating_sub(KEYS_KEPT_MS))
+            let kept_ms = if planted(Defect::KeysDeletedEarly) {
+                DAY_MS.saturating_mul(5)
+            } else {
+                KEYS_KEPT_MS
+            };
+            self.forget_keys_between(&after, last, now.saturating_sub(kept_ms))
                 .await?;
             self.forget_keys_of_deleted(&after, last).await?;
         }

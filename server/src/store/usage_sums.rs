@@ -16,6 +16,7 @@ use crate::{
     domain::{Millis, account_id::AccountId, report::State, window::Interval},
     entity::usage_report::UsageReportState,
     error::Result,
+    planted_defects::{Defect, planted},
 };
 
 /// The tables of reports, and what their state is.
@@ -128,8 +129,13 @@ fn of_all_tables(meter: Option<&str>, columns: impl Fn(&str) -> (String, &'stati
     let of_meter = meter.map_or("", |_| " AND meter = $4");
     let parts = TABLES.map(|(table, state)| {
         let (columns, end) = columns(state);
+        let but_open = if planted(Defect::OpenUsageNotShown) && table == "open_reports" {
+            " AND quantity < 0"
+        } else {
+            ""
+        };
         format!(
-            "SELECT {columns} FROM {table} WHERE account_id = $1 \
+            "SELECT {columns} FROM {table} WHERE account_id = $1{but_open} \
              AND window_start >= $2 AND window_start < $3{of_meter}{end}"
         )
     });

@@ -3,7 +3,10 @@
 //! fail.
 
 use super::transport::{NO_MESSAGE, RequestError, truncate};
-use crate::metrics;
+use crate::{
+    metrics,
+    planted_defects::{Defect, planted},
+};
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +116,7 @@ fn failure_of(error: &RequestError) -> Failure {
     };
     match status {
         401 | 403 => Failure::Denied(text),
+        429 if planted(Defect::RateLimitTakenForRefusal) => Failure::Refused(text),
         status if is_undecided_status(status) => Failure::NoAnswer(text),
         _ if matches!(code, "no_meter" | "archived_meter")
             || message_contains(error, "No active meter found") =>

@@ -44,6 +44,7 @@ use crate::{
     domain::{Millis, SECOND_MS, stripe_account::is_live_key, window::Interval},
     metrics::{self, StripeOutcome},
     otlp,
+    planted_defects::{Defect, as_float, planted},
 };
 
 /// Reads of totals, and of subscriptions that a change waits for, in a second. Stripe limits them together with others.
@@ -111,6 +112,8 @@ impl Stripe {
     /// # Errors
     /// The key or the URL is not valid in a request.
     pub(crate) fn new(secret_key: &str, config: &StripeConfig) -> Result<Self, String> {
+        #[cfg(feature = "planted-defects")]
+        crate::planted_defects::check_key(secret_key)?;
         let meter_ids = Cache::builder()
             .max_capacity(10_000)
             .time_to_live(METER_ID_TTL)
@@ -160,9 +163,14 @@ impl Stripe {
         event: &MeterEvent,
         request_key: &str,
     ) -> Result<Sent, Failure> {
+        let quantity = if planted(Defect::QuantityAsFloat) {
+            as_float(event.quantity)
+        } else {
+            event.quantity
+        };
         let payload = HashMap::from([
             (CUSTOMER_KEY.to_owned(), event.customer.clone()),
-            (VALUE_KEY.to_owned(), event.quantity.to_string()),
+            (VALUE_KEY.to_owned(), quantity.to_string()),
         ]);
         let request = CreateBillingMeterEvent::new(&event.event_name, payload)
             .identifier(&event.identifier)

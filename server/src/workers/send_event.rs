@@ -17,6 +17,7 @@ use crate::{
         stream::Stream,
     },
     log_limit::LogLimit,
+    planted_defects::{Defect, planted},
     store::{Store, send_queue::SendResult},
     stripe::{Failure, MeterEvent, Sent, Stripe},
 };
@@ -120,7 +121,12 @@ impl Requests {
         may_have_arrived: bool,
     ) -> Ended {
         let Stream { customer, meter } = stream;
-        let name = identifier(report.id, report.generation);
+        let number = if planted(Defect::NewIdentifierOnRetry) {
+            report.attempts.saturating_sub(1)
+        } else {
+            report.generation
+        };
+        let name = identifier(report.id, number);
         let event = MeterEvent {
             event_name: self.event_name(&meter).unwrap_or_else(|| meter.clone()),
             customer,
@@ -154,6 +160,7 @@ impl Requests {
             Err(Failure::NoCustomer(_)) => (Some(Transition::MarkCustomerDeleted), None),
             Err(Failure::Refused(_)) => (Some(Transition::Reject), None),
         };
+        let (transition, pause) = misread(&answer).unwrap_or((transition, pause));
         let error = match &answer {
             Ok(Sent::Known) if pause.is_some() => Some(KNOWN.to_owned()),
             Ok(_) => None,
@@ -194,6 +201,25 @@ impl Requests {
             is_key_accepted: is_key_accepted(&answer),
         }
     }
+}
+
+/// What a deliberate defect makes of an answer.
+fn misread(answer: &Result<Sent, Failure>) -> Option<(Option<Transition>, Option<Pause>)> {
+    let transition = match answer {
+        Ok(Sent::Known) if planted(Defect::KnownTakenForRefusal) => Some(Transition::Reject),
+        Err(Failure::NoAnswer(_)) if planted(Defect::NoAnswerTakenForRefusal) => {
+            Some(Transition::Reject)
+        }
+        Err(Failure::NoAnswer(_)) if planted(Defect::NoAnswerTakenForSuccess) => {
+            Some(Transition::Accept)
+        }
+        Err(Failure::Denied(_)) if planted(Defect::RefusedKeyRejectsUsage) => {
+            Some(Transition::Reject)
+        }
+        Err(Failure::Denied(_)) if planted(Defect::RefusalTakenForNoAnswer) => None,
+        _ => return None,
+    };
+    Some((transition, None))
 }
 
 /// Whether an answer about an event shows that Stripe accepts the key.

@@ -234,6 +234,7 @@ fn draw_unit(
         1 => now_ms - random.below(30 * HOUR),
         2 => now_ms - random.below(HOUR),
         3 => now_ms + random.below(4 * MINUTE),
+        4 => at_boundary(oracle, random, account, now_ms),
         _ => now_ms - random.below(now_ms - since_ms),
     };
     Unit {
@@ -246,6 +247,17 @@ fn draw_unit(
         // Until it is sent and something else is known.
         answer: Answer::Refused,
         answered_at: 0,
+    }
+}
+
+/// At the first moment of a billing period, or one beside it.
+fn at_boundary(oracle: &Oracle, random: &mut Random, account: usize, now_ms: i64) -> i64 {
+    let start = oracle.accounts[account].period_at(0, now_ms).0;
+    let start = start + random.pick(&[0, 0, -1, 1]);
+    if start > now_ms - 20 * DAY {
+        start
+    } else {
+        now_ms - random.below(HOUR)
     }
 }
 

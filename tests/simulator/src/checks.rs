@@ -11,6 +11,7 @@ use usage_client::{
 use usage_server::store::Store;
 
 use crate::{
+    faults::{Fault, Kind},
     invoices,
     oracle::{Answer, Oracle},
     sent,
@@ -141,9 +142,16 @@ impl Ends {
             .count()
     }
 
-    /// Checks everything.
-    pub(crate) fn check(&self, oracle: &Oracle) -> Outcome<()> {
+    /// Checks everything, after a run with these faults.
+    pub(crate) fn check(&self, oracle: &Oracle, faults: &[(usize, Fault)]) -> Outcome<()> {
+        let faults = || faults.iter().map(|(_, fault)| &fault.kind);
         self.check_counted(oracle)?;
+        if !faults().any(|kind| matches!(kind, Kind::Clock { .. })) {
+            self.check_split(oracle)?;
+        }
+        if !faults().any(Kind::loses_events) {
+            self.check_found()?;
+        }
         sent::check(self, oracle)?;
         invoices::check(self, oracle)?;
         self.check_told()
@@ -183,6 +191,31 @@ impl Ends {
             }
         }
         Ok(())
+    }
+
+    /// No window goes on across the end of a billing period, where that was known long before.
+    fn check_split(&self, oracle: &Oracle) -> Outcome<()> {
+        for (reports, known) in self.reports.iter().zip(&oracle.accounts) {
+            let mut windows = reports.iter().map(|report| (report, window(report)));
+            let found = windows.find(|(_, window)| known.is_unsplit(window));
+            if let Some((report, _)) = found {
+                let why = "a window goes on across the end of a period";
+                return Err(format!("{why}: {}, of {known}", show(report)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is missing at Stripe if Stripe loses nothing.
+    fn check_found(&self) -> Outcome<()> {
+        let mut all = self.reports.iter().flatten();
+        let missing = all.find(|report| report.state == ReportState::Missing);
+        missing.map_or(Ok(()), |report| {
+            Err(format!(
+                "missing, and Stripe lost nothing: {}",
+                show(report)
+            ))
+        })
     }
 
     /// Doctor says how many reports and units need a person, by the state of the reports.

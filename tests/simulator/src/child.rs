@@ -11,6 +11,7 @@ use crate::{
     faults::Fault,
     log,
     plan::{Size, faults_of},
+    planted,
     run::{Report, Run},
     seeds::{Case, list},
     vfs,
@@ -49,6 +50,9 @@ pub(crate) fn run_apart(case: &Case, size: &Size) -> io::Result<Ended> {
         .stdin(Stdio::null());
     if let Some(faults) = &case.faults {
         command.arg(format!("--faults={}", list(faults)));
+    }
+    if let Some(defect) = &case.defect {
+        command.arg(format!("--defect={defect}"));
     }
     let output = command.output()?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -97,6 +101,9 @@ fn read(printed: &str) -> Ended {
 
 /// Runs a case in this process, and prints what [`read`] reads. Returns whether all promises were kept.
 pub(crate) fn run_here(case: &Case, size: &Size, out: &mut impl Write) -> io::Result<bool> {
+    if let Some(defect) = &case.defect {
+        planted::plant(defect).map_err(io::Error::other)?;
+    }
     let all: BTreeMap<usize, Fault> = faults_of(case.seed, size).into_iter().enumerate().collect();
     let chosen = |number: &usize| {
         let faults = case.faults.as_ref();

@@ -12,13 +12,17 @@ use clap::Parser;
 
 use crate::{
     child,
+    defects::Search,
     many::{Limit, Plan},
     plan::Size,
+    planted,
     seeds::{self, Case, parse_list},
 };
 
 /// New seeds that are run at least.
 const LEAST_SEEDS: usize = 8;
+/// Seeds that are tried with a deliberate defect.
+const SEEDS_OF_DEFECT: usize = 6;
 
 /// Simulates months of usage-billing with faults.
 #[derive(Debug, Parser)]
@@ -30,7 +34,13 @@ struct Cli {
     /// Of this seed, only these faults: numbers with commas, or `none`.
     #[arg(long, requires = "seed")]
     faults: Option<String>,
-    /// Run so many new seeds.
+    /// Turn on each deliberate defect of the service, or those that are named, and run seeds until it is caught.
+    #[arg(long, conflicts_with = "seed")]
+    defects: bool,
+    /// The name of a defect. With `--seed`, it is turned on.
+    #[arg(long, value_delimiter = ',')]
+    defect: Vec<String>,
+    /// Run so many new seeds. With `--defects`, try so many for each, 6 if absent.
     #[arg(long, conflicts_with = "seed")]
     seeds: Option<usize>,
     /// The first new seed. A random one if absent.
@@ -87,7 +97,15 @@ impl Cli {
         if let Some(seed) = self.seed {
             let faults = self.faults.as_deref().map_or(Ok(None), parse_list);
             let faults = faults.map_err(io::Error::other)?;
-            return child::run_here(&Case { seed, faults }, &size, &mut io::stdout());
+            let case = Case {
+                faults,
+                defect: self.defect.first().cloned(),
+                ..Case::all_of(seed)
+            };
+            return child::run_here(&case, &size, &mut io::stdout());
+        }
+        if self.defects {
+            return self.search_defects(size);
         }
         let first = self.first.unwrap_or_else(random_seed);
         println!("simulate: new seeds from {first}");
@@ -105,7 +123,26 @@ impl Cli {
         };
         plan.run(&mut io::stdout())
     }
+
+    fn search_defects(&self, size: Size) -> io::Result<bool> {
+        let mut defects = planted::all().map_err(io::Error::other)?;
+        if !self.defect.is_empty() {
+            defects.retain(|(name, _)| self.defect.iter().any(|chosen| chosen == name));
+        }
+        let seeds = self.seeds.unwrap_or(SEEDS_OF_DEFECT);
+        let search = Search {
+            defects,
+            first: self.first.unwrap_or(FIRST_SEED_OF_DEFECTS),
+            seeds: u64::try_from(seeds).map_err(io::Error::other)?,
+            size,
+            jobs: self.jobs.unwrap_or_else(cores),
+        };
+        search.run(&mut io::stdout())
+    }
 }
+
+/// The same seeds at each run, so that a defect is caught or not.
+const FIRST_SEED_OF_DEFECTS: u64 = 1;
 
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, std::num::NonZero::get)

@@ -16,6 +16,9 @@ const MAX_FAULTS: i64 = 24;
 /// The operations of a step that are counted for faults: most steps have a few dozen.
 const OPERATIONS: i64 = 16;
 
+/// Where meter events are sent to.
+pub(crate) const EVENTS: &str = "/v1/billing/meter_events";
+
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -51,6 +54,8 @@ pub(crate) enum Kind {
     Stripe { how: StripeKind, times: u64 },
     /// Stripe's summaries lag behind by so many minutes, for this many steps.
     Lag { mins: u32, steps: usize },
+    /// Stripe takes every event and answers none, for this many steps.
+    Deaf { steps: usize },
     /// The wall clock of the replica is set forward or back by so many minutes.
     Clock { mins: i64 },
     /// Webhooks come so many times each, in which order.
@@ -90,7 +95,6 @@ impl StripeKind {
 
     /// The fault as the fake Stripe knows it.
     pub(crate) fn script(self, times: u64) -> StripeFault {
-        let events = "/v1/billing/meter_events";
         let fault = match self {
             Self::Refuses500 => StripeFault::status(500),
             Self::Accepts500 => StripeFault::status(500).after_executing(),
@@ -103,7 +107,7 @@ impl StripeKind {
             Self::Slow => StripeFault::delay(Duration::from_secs(3)).after_executing(),
             Self::Silent => StripeFault::delay(Duration::from_mins(2)).after_executing(),
             // Only of events: elsewhere there is nothing to lose.
-            Self::Loses => return StripeFault::lose().times(times).on_path(events),
+            Self::Loses => return StripeFault::lose().times(times).on_path(EVENTS),
         };
         fault.times(times)
     }
@@ -114,8 +118,18 @@ impl Kind {
     pub(crate) fn stops_counting(&self) -> bool {
         !matches!(
             self,
-            Self::Stripe { .. } | Self::Lag { .. } | Self::Clock { .. } | Self::Webhooks { .. }
+            Self::Stripe { .. }
+                | Self::Lag { .. }
+                | Self::Deaf { .. }
+                | Self::Clock { .. }
+                | Self::Webhooks { .. }
         )
+    }
+
+    /// Whether what Stripe accepted may be gone.
+    pub(crate) fn loses_events(&self) -> bool {
+        let loses = StripeKind::Loses;
+        matches!(self, Self::Stripe { how, .. } if *how == loses)
     }
 
     /// Its name in summaries.
@@ -143,6 +157,7 @@ impl Kind {
             Self::Freeze { .. } => "freeze".to_owned(),
             Self::Stripe { how, .. } => format!("Stripe: {how:?}"),
             Self::Lag { .. } => "Stripe: summaries lag".to_owned(),
+            Self::Deaf { .. } => "Stripe: takes events and answers none".to_owned(),
             Self::Clock { .. } => "clock set".to_owned(),
             Self::Webhooks { .. } => "webhooks repeated, reordered or dropped".to_owned(),
         }
@@ -182,7 +197,7 @@ pub(crate) fn draw(seed: u64, steps: usize) -> Vec<Fault> {
 fn draw_kind(random: &mut Random) -> Kind {
     let operation = random.pick(&[Operation::Write, Operation::Sync]);
     let nth = 1 + u64::try_from(random.below(OPERATIONS)).unwrap_or(0);
-    match random.below(16) {
+    match random.below(17) {
         0..=3 => Kind::Disk {
             operation,
             nth,
@@ -217,6 +232,9 @@ fn draw_kind(random: &mut Random) -> Kind {
         },
         14 => Kind::Clock {
             mins: random.pick(&[-180, -2, 2, 90, 60 * 24 * 800]),
+        },
+        15 => Kind::Deaf {
+            steps: 1 + random.place(4),
         },
         _ => Kind::Webhooks {
             copies: random.pick(&[0, 2, 3]),

@@ -8,6 +8,7 @@
 //!   `callers` and `admins`; `oracle`: what the rules say; `checks`, `sent` and `invoices`: what must hold.
 //! - `world`: the fake Stripe, the replica and the time that all share; `replica`: the service in a thread of its own;
 //!   `idle`: whether something still goes on; `log`: the service's warnings.
+//! - `defects`: the test of the simulator, by deliberate defects of the service; `planted`: those that this program has.
 //! - `vfs`: the layer below SQLite, the only place with unsafe code; `disk`: what it asks.
 
 mod admins;
@@ -15,6 +16,7 @@ mod callers;
 mod checks;
 mod child;
 mod command;
+mod defects;
 mod disk;
 mod faults;
 mod idle;
@@ -23,6 +25,7 @@ mod log;
 mod many;
 mod oracle;
 mod plan;
+mod planted;
 mod random;
 mod replica;
 mod run;

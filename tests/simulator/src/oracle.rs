@@ -58,6 +58,8 @@ pub(crate) struct Account {
     pub(crate) is_ended: bool,
     /// Whether it is not known what became of a change of its link or its subscription.
     pub(crate) is_blurred: bool,
+    /// Whether it was linked to its customer when the run began.
+    pub(crate) is_linked_first: bool,
 }
 
 impl fmt::Display for Account {
@@ -99,6 +101,17 @@ impl Account {
         let inside = |at: i64| window.start < at && at < window.end;
         let links = self.links.iter().map(|(from, _)| *from);
         inside(start) || inside(end) || links.chain(self.splits.iter().copied()).any(inside)
+    }
+
+    /// Whether the end of a billing period that was known long before is inside a window.
+    pub(crate) fn is_unsplit(&self, window: &Range<i64>) -> bool {
+        let end = time::period_around(self.anchor, window.start).1;
+        let is_linked = self
+            .links
+            .first()
+            .is_some_and(|(from, _)| *from <= window.start);
+        let is_alone = self.links.len() == 1 && !self.is_blurred;
+        self.is_linked_first && is_linked && is_alone && end < window.end
     }
 
     /// Until when usage of a time can be charged in time: the end of its period, or of its link if that is earlier. A cancel

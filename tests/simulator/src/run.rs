@@ -77,6 +77,8 @@ pub(crate) struct Run {
     /// The step at which an outage, and a lag of summaries, ends.
     pub(crate) outage_ends: Option<usize>,
     pub(crate) lag_ends: Option<usize>,
+    /// The step from which Stripe answers about events again.
+    pub(crate) deaf_ends: Option<usize>,
     pub(crate) report: Report,
 }
 
@@ -95,6 +97,7 @@ impl Run {
             mattered: Vec::new(),
             outage_ends: None,
             lag_ends: None,
+            deaf_ends: None,
             report: Report::default(),
         };
         run.create_prices().await?;
@@ -132,6 +135,7 @@ impl Run {
                 splits: Vec::new(),
                 is_ended: false,
                 is_blurred: false,
+                is_linked_first: false,
             };
             let customer = account.customer();
             let stripe = &self.world.stripe;
@@ -166,6 +170,7 @@ impl Run {
                     return Err(format!("{} is linked from {from}", account.name));
                 }
                 account.links.push((from, billing));
+                account.is_linked_first = billing == Billing::Customer;
             }
             self.oracle.accounts.push(account);
         }
@@ -303,7 +308,7 @@ impl Run {
         let ends = Ends::read(&mut self.world, &self.oracle).await?;
         self.report.told = ends.told();
         self.report.lines = ends.lines();
-        ends.check(&self.oracle)?;
+        ends.check(&self.oracle, &self.faults)?;
         if self.faults.is_empty() {
             ends.check_without_faults(&self.oracle)?;
         }

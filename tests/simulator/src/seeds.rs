@@ -8,11 +8,17 @@ const FILE: &str = include_str!("../failed_seeds.txt");
 pub(crate) struct Case {
     pub(crate) seed: u64,
     pub(crate) faults: Option<Vec<usize>>,
+    /// The deliberate defect of the service that is turned on.
+    pub(crate) defect: Option<String>,
 }
 
 impl Case {
     pub(crate) fn all_of(seed: u64) -> Self {
-        Self { seed, faults: None }
+        Self {
+            seed,
+            faults: None,
+            defect: None,
+        }
     }
 
     /// The command that runs it again.
@@ -21,6 +27,10 @@ impl Case {
         if let Some(faults) = &self.faults {
             command.push_str(" --faults ");
             command.push_str(&list(faults));
+        }
+        if let Some(defect) = &self.defect {
+            command.push_str(" --defect ");
+            command.push_str(defect);
         }
         command
     }
@@ -66,7 +76,10 @@ pub(crate) fn failed() -> Result<Vec<Case>, String> {
             let seed = words.next().and_then(|word| word.parse().ok());
             let seed = seed.ok_or_else(|| format!("failed_seeds.txt: no seed in {line:?}"))?;
             let faults = parse_list(words.next().unwrap_or("all"))?;
-            Ok(Case { seed, faults })
+            Ok(Case {
+                faults,
+                ..Case::all_of(seed)
+            })
         })
         .collect()
 }

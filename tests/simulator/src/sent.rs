@@ -8,12 +8,24 @@ use usage_client::{ReportState, UsageReport};
 use crate::{
     checks::{AT_STRIPE, Ends, TOLD, show, window},
     oracle::{Account, Billing, Oracle},
-    time::{HOUR, SECOND},
+    time::{DAY, HOUR, SECOND},
     world::{METERS, Outcome},
 };
 
 /// A window without any more usage is closed so long after its start.
 const CLOSED_AFTER: i64 = 2 * HOUR;
+
+/// States in which usage is not at Stripe, for certain; at the end, without faults.
+const NOT_AT_STRIPE: [ReportState; 6] = [
+    ReportState::NotBillable,
+    ReportState::NoCustomer,
+    ReportState::Rejected,
+    ReportState::CustomerDeleted,
+    ReportState::Missing,
+    ReportState::TooLate,
+];
+/// What Stripe accepted is compared with its totals so long after that.
+const COMPARED_AFTER: i64 = 2 * DAY;
 
 /// Checks all reports and all meter events.
 pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
@@ -57,9 +69,21 @@ fn check_report(
     let billing = known.billing_at(start);
     let meter = usize::from(report.meter != METERS[0].0);
     let is_unsure = known.is_blurred || known.is_straddled(meter, &window(report));
+    if event.is_some() && NOT_AT_STRIPE.contains(&report.state) {
+        return Err("at Stripe, and the state says that it is not".to_owned());
+    }
     match report.state {
+        // Stripe refuses no event and deletes no customer; but an admin may bill at a wrong clock's time.
+        ReportState::Rejected | ReportState::CustomerDeleted if report.bill_at.is_none() => {
+            Err("Stripe did not refuse it".to_owned())
+        }
         state if AT_STRIPE.contains(&state) => {
-            check_event(report, event.ok_or("not at Stripe")?, known)?;
+            let event = event.ok_or("not at Stripe")?;
+            check_event(report, event, known)?;
+            let age = now_ms - event.received_at_ms;
+            if report.state == ReportState::Accepted && age > COMPARED_AFTER {
+                return Err("never compared with Stripe's totals".to_owned());
+            }
             if billing == Billing::Customer || is_unsure {
                 Ok(())
             } else {

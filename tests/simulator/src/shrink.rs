@@ -22,8 +22,8 @@ pub(crate) fn shrink(case: &Case, size: &Size, ended: Ended) -> io::Result<(Case
             return Ok(false);
         }
         let fewer = Case {
-            seed: case.seed,
             faults: Some(faults),
+            ..case.clone()
         };
         let ended = run_apart(&fewer, size)?;
         let fails = ended.failure.is_some();

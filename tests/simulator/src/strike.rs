@@ -6,12 +6,15 @@ use fake_stripe::WebhookOptions;
 
 use crate::{
     disk::{DISK, Unsynced},
-    faults::{self, Fault, Kind},
+    faults::{self, EVENTS, Fault, Kind},
     random::Random,
     run::Run,
     time::MINUTE,
     world::{Outcome, text},
 };
+
+/// More requests than there are in some steps.
+const MANY: u64 = 1_000_000;
 
 impl Run {
     /// Begins the faults of a step, and ends those whose time has come.
@@ -26,6 +29,11 @@ impl Run {
             let none = Duration::ZERO;
             let set = self.world.stripe.set_summary_delay(none).await;
             set.map_err(text)?;
+        }
+        if self.deaf_ends == Some(step) {
+            self.deaf_ends = None;
+            // Also other faults that are left of earlier steps.
+            self.world.stripe.clear_faults().await.map_err(text)?;
         }
         if self.world.has_skew() {
             self.world.set_skew(0);
@@ -69,6 +77,11 @@ impl Run {
                 self.lag_ends = Some(step + steps);
                 let delay = Duration::from_secs(u64::from(mins) * 60);
                 stripe.set_summary_delay(delay).await.map_err(text)?;
+            }
+            Kind::Deaf { steps } => {
+                self.deaf_ends = Some(step + steps);
+                let deaf = fake_stripe::Fault::accept_then_drop().times(MANY);
+                stripe.script(deaf.on_path(EVENTS)).await.map_err(text)?;
             }
             Kind::Clock { mins } => self.world.set_skew(mins * MINUTE),
             Kind::Webhooks {

@@ -1,7 +1,10 @@
 //! What one of Stripe's totals proves about the events of its range. Pure sums.
 
 use super::{Certainty, Finding, SentEvent};
-use crate::domain::{report::Transition, subset_sum::subsets_with_sum};
+use crate::{
+    domain::{report::Transition, subset_sum::subsets_with_sum},
+    planted_defects::{Defect, planted},
+};
 
 /// Totals from here on are not exact: Stripe sends them as doubles. Such a range is compared in parts.
 pub const MAX_EXACT: i128 = 9_007_199_254_740_992;
@@ -57,6 +60,9 @@ pub fn compare(events: &[SentEvent], stripe_total: i64) -> Finding {
 /// unconfirmed events has to explain the total. Where several do, nothing is proven.
 pub fn included(events: &[SentEvent], stripe_total: i64) -> Vec<Option<bool>> {
     let stripe_total = i128::from(stripe_total);
+    if planted(Defect::ConfirmedWithoutProof) {
+        return vec![Some(true); events.len()];
+    }
     if !has(events, &[Certainty::Unknown]) && total(events, |_| true) == stripe_total {
         return vec![Some(true); events.len()];
     }
@@ -91,7 +97,7 @@ pub fn transitions(events: &[SentEvent], stripe_total: i64) -> Vec<Option<Transi
         Certainty::Overdue | Certainty::Pending | Certainty::Missing if is_included? => {
             Some(Transition::Confirm)
         }
-        Certainty::Overdue => Some(Transition::MarkMissing),
+        Certainty::Overdue if !planted(Defect::LossNotNoticed) => Some(Transition::MarkMissing),
         _ => None,
     };
     events.iter().zip(proven).map(of_one).collect()
