@@ -66,7 +66,6 @@ defects! {
     NoAnswerTakenForSuccess = "no-answer-taken-for-success": "A request without an answer is taken for one that succeeded.",
     RateLimitTakenForRefusal = "rate-limit-taken-for-refusal": "An answer that there are too many requests is taken for a refusal.",
     RefusedKeyRejectsUsage = "refused-key-rejects-usage": "A refused secret key is taken for a refusal of the event.",
-    RefusalTakenForNoAnswer = "refusal-taken-for-no-answer": "A refused secret key is taken for no answer.",
     ResentAfterDay = "resent-after-day": "An event without an answer is sent again after a day, without looking for it.",
     FinalInvoiceIgnored = "final-invoice-ignored": "Usage is sent although its invoice is final.",
     OutsidePeriodsSent = "outside-periods-sent": "Usage outside every billing period is sent.",

@@ -216,7 +216,6 @@ fn misread(answer: &Result<Sent, Failure>) -> Option<(Option<Transition>, Option
         Err(Failure::Denied(_)) if planted(Defect::RefusedKeyRejectsUsage) => {
             Some(Transition::Reject)
         }
-        Err(Failure::Denied(_)) if planted(Defect::RefusalTakenForNoAnswer) => None,
         _ => return None,
     };
     Some((transition, None))

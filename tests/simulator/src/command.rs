@@ -22,7 +22,7 @@ use crate::{
 /// New seeds that are run at least.
 const LEAST_SEEDS: usize = 8;
 /// Seeds that are tried with a deliberate defect.
-const SEEDS_OF_DEFECT: usize = 6;
+const SEEDS_OF_DEFECT: usize = 12;
 
 /// Simulates months of usage-billing with faults.
 #[derive(Debug, Parser)]
@@ -40,7 +40,7 @@ struct Cli {
     /// The name of a defect. With `--seed`, it is turned on.
     #[arg(long, value_delimiter = ',')]
     defect: Vec<String>,
-    /// Run so many new seeds. With `--defects`, try so many for each, 6 if absent.
+    /// Run so many new seeds. With `--defects`, try so many for each, 12 if absent.
     #[arg(long, conflicts_with = "seed")]
     seeds: Option<usize>,
     /// The first new seed. A random one if absent.

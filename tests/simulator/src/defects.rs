@@ -23,7 +23,7 @@ pub(crate) struct Search {
     pub(crate) defects: Vec<(&'static str, &'static str)>,
     /// The first seed.
     pub(crate) first: u64,
-    /// How many seeds are tried, each with its faults and without.
+    /// How many seeds are tried, the first one also without its faults.
     pub(crate) seeds: u64,
     pub(crate) size: Size,
     pub(crate) jobs: usize,
@@ -80,7 +80,9 @@ impl Search {
         };
         for number in 0..self.seeds {
             let seed = self.first.wrapping_add(number);
-            for faults in [None, Some(Vec::new())] {
+            // Without faults once, for the checks that only such a run has.
+            let ways = if number == 0 { 2 } else { 1 };
+            for faults in [None, Some(Vec::new())].into_iter().take(ways) {
                 let case = Case {
                     defect: Some(name.to_owned()),
                     faults,

@@ -35,12 +35,16 @@ pub(crate) enum Kind {
         operation: Operation,
         nth: u64,
         how: DiskFault,
+        /// Counted from when callers begin, and not from the step's begin, when jobs do most of the work.
+        in_calls: bool,
     },
     /// The power is cut at the `nth` write or sync of the step.
     PowerCut {
         operation: Operation,
         nth: u64,
         unsynced: Unsynced,
+        /// As for the disk.
+        in_calls: bool,
     },
     /// The replica is killed while calls are under way.
     Kill,
@@ -50,8 +54,12 @@ pub(crate) enum Kind {
     Outage { steps: usize },
     /// The replica stands still for this many milliseconds.
     Freeze { ms: u32 },
-    /// The next requests to Stripe.
-    Stripe { how: StripeKind, times: u64 },
+    /// The next requests to Stripe, or the next meter events alone.
+    Stripe {
+        how: StripeKind,
+        times: u64,
+        of_events: bool,
+    },
     /// Stripe's summaries lag behind by so many minutes, for this many steps.
     Lag { mins: u32, steps: usize },
     /// Stripe takes every event and answers none, for this many steps.
@@ -94,7 +102,7 @@ impl StripeKind {
     ];
 
     /// The fault as the fake Stripe knows it.
-    pub(crate) fn script(self, times: u64) -> StripeFault {
+    pub(crate) fn script(self, times: u64, of_events: bool) -> StripeFault {
         let fault = match self {
             Self::Refuses500 => StripeFault::status(500),
             Self::Accepts500 => StripeFault::status(500).after_executing(),
@@ -109,7 +117,12 @@ impl StripeKind {
             // Only of events: elsewhere there is nothing to lose.
             Self::Loses => return StripeFault::lose().times(times).on_path(EVENTS),
         };
-        fault.times(times)
+        let fault = fault.times(times);
+        if of_events {
+            fault.on_path(EVENTS)
+        } else {
+            fault
+        }
     }
 }
 
@@ -208,11 +221,13 @@ fn draw_kind(random: &mut Random) -> Kind {
                 3 => DiskFault::AfterEffect,
                 _ => DiskFault::Slow(random.pick(&[300, 4_000, 25_000])),
             },
+            in_calls: random.one_in(2),
         },
         4..=5 => Kind::PowerCut {
             operation,
             nth,
             unsynced: random.pick(&[Unsynced::Kept, Unsynced::Dropped, Unsynced::Torn]),
+            in_calls: random.one_in(2),
         },
         6 => Kind::Kill,
         7 => Kind::Restart,
@@ -225,6 +240,7 @@ fn draw_kind(random: &mut Random) -> Kind {
         10..=12 => Kind::Stripe {
             how: random.pick(&StripeKind::ALL),
             times: random.pick(&[1, 1, 3, 10, 50]),
+            of_events: random.one_in(2),
         },
         13 => Kind::Lag {
             mins: random.pick(&[5, 60, 600]),
@@ -243,20 +259,26 @@ fn draw_kind(random: &mut Random) -> Kind {
     }
 }
 
-/// The faults of the disk in a step, as the disk knows them.
-pub(crate) fn of_disk(faults: &[(usize, Fault)], step: usize) -> Vec<Armed> {
+/// The faults of the disk in a step, as the disk knows them: those from its begin, or those from when callers begin.
+pub(crate) fn of_disk(faults: &[(usize, Fault)], step: usize, of_calls: bool) -> Vec<Armed> {
     let own = faults.iter().filter(|(_, fault)| fault.step == step);
     own.filter_map(|(number, fault)| {
-        let (operation, nth, how) = match fault.kind {
+        let (operation, nth, how, in_calls) = match fault.kind {
             Kind::Disk {
                 operation,
                 nth,
                 how,
-            } => (operation, nth, how),
-            Kind::PowerCut { operation, nth, .. } => (operation, nth, DiskFault::PowerCut),
+                in_calls,
+            } => (operation, nth, how, in_calls),
+            Kind::PowerCut {
+                operation,
+                nth,
+                in_calls,
+                ..
+            } => (operation, nth, DiskFault::PowerCut, in_calls),
             _ => return None,
         };
-        Some(Armed {
+        (in_calls == of_calls).then_some(Armed {
             fault: *number,
             operation,
             nth,

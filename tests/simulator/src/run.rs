@@ -10,7 +10,7 @@ use crate::{
     callers::{self, Callers},
     checks::{self, Ends, Shown},
     disk::DISK,
-    faults::Fault,
+    faults::{self, Fault},
     log,
     oracle::{Account, Billing, Oracle},
     plan::{AFTER_END, SHAPE, START_MS, STEPS, Size, shape, times},
@@ -185,6 +185,7 @@ impl Run {
             let errors = self.report.errors;
             self.begin_faults(step).await?;
             self.world.jump(at).await?;
+            DISK.begin_step(faults::of_disk(&self.faults, step, true));
             self.act(step, since).await?;
             self.met.extend(DISK.take_met());
             if log::number() > problems || self.report.errors > errors {

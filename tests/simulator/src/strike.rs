@@ -19,7 +19,7 @@ const MANY: u64 = 1_000_000;
 impl Run {
     /// Begins the faults of a step, and ends those whose time has come.
     pub(crate) async fn begin_faults(&mut self, step: usize) -> Outcome<()> {
-        DISK.begin_step(faults::of_disk(&self.faults, step));
+        DISK.begin_step(faults::of_disk(&self.faults, step, false));
         if self.outage_ends == Some(step) {
             self.outage_ends = None;
             self.world.is_wanted = true;
@@ -70,8 +70,15 @@ impl Run {
                 self.world.kill(Some(Unsynced::Kept)).await?;
             }
             Kind::Freeze { ms } => self.world.freeze(ms).await?,
-            Kind::Stripe { how, times } => {
-                stripe.script(how.script(times)).await.map_err(text)?;
+            Kind::Stripe {
+                how,
+                times,
+                of_events,
+            } => {
+                stripe
+                    .script(how.script(times, of_events))
+                    .await
+                    .map_err(text)?;
             }
             Kind::Lag { mins, steps } => {
                 self.lag_ends = Some(step + steps);
