@@ -186,10 +186,9 @@ impl BoundaryCache {
         if state.version != Some(version) {
             let is_known = state.version == before.version;
             let from = before.version.filter(|_| is_known);
-            if planted(Defect::OldBoundaries) && from.is_some() {
-                // Nothing is forgotten.
-            } else if from.is_some_and(|from| is_complete(&changes, from, version)) {
-                for change in &changes {
+            if from.is_some_and(|from| is_complete(&changes, from, version)) {
+                let is_read = !planted(Defect::OldBoundaries);
+                for change in changes.iter().filter(|_| is_read) {
                     self.known.invalidate(&change.account_id);
                 }
             } else {

@@ -19,6 +19,8 @@ use crate::{
     world::{METERS, Outcome, World, text},
 };
 
+/// What Stripe accepted is confirmed by its totals so long after that.
+const CONFIRMED_AFTER: i64 = 2 * DAY;
 /// Reports of an account.
 const MAX_REPORTS: usize = 100_000;
 
@@ -206,15 +208,24 @@ impl Ends {
         Ok(())
     }
 
-    /// Nothing is missing at Stripe if Stripe loses nothing.
+    /// If Stripe loses nothing, nothing is missing, and its totals confirm what it accepted. A loss may leave several
+    /// explanations of a total.
     fn check_found(&self) -> Outcome<()> {
         let mut all = self.reports.iter().flatten();
         let missing = all.find(|report| report.state == ReportState::Missing);
-        missing.map_or(Ok(()), |report| {
-            Err(format!(
-                "missing, and Stripe lost nothing: {}",
-                show(report)
-            ))
+        if let Some(report) = missing {
+            let why = "missing, and Stripe lost nothing";
+            return Err(format!("{why}: {}", show(report)));
+        }
+        let is_old = |report: &UsageReport| {
+            let event = self.events.get(&report.identifier);
+            event.is_some_and(|event| self.now_ms - event.received_at_ms > CONFIRMED_AFTER)
+        };
+        let mut all = self.reports.iter().flatten();
+        let unconfirmed = all.find(|report| report.state == Accepted && is_old(report));
+        unconfirmed.map_or(Ok(()), |report| {
+            let why = "Stripe's totals never confirmed it";
+            Err(format!("{why}: {}", show(report)))
         })
     }
 

@@ -8,7 +8,7 @@ use usage_client::{ReportState, UsageReport};
 use crate::{
     checks::{AT_STRIPE, Ends, TOLD, show, window},
     oracle::{Account, Billing, Oracle},
-    time::{DAY, HOUR, SECOND},
+    time::{HOUR, SECOND},
     world::{METERS, Outcome},
 };
 
@@ -16,16 +16,13 @@ use crate::{
 const CLOSED_AFTER: i64 = 2 * HOUR;
 
 /// States in which usage is not at Stripe, for certain; at the end, without faults.
-const NOT_AT_STRIPE: [ReportState; 6] = [
+const NOT_AT_STRIPE: [ReportState; 5] = [
     ReportState::NotBillable,
     ReportState::NoCustomer,
     ReportState::Rejected,
     ReportState::CustomerDeleted,
-    ReportState::Missing,
     ReportState::TooLate,
 ];
-/// What Stripe accepted is compared with its totals so long after that.
-const COMPARED_AFTER: i64 = 2 * DAY;
 
 /// Checks all reports and all meter events.
 pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
@@ -78,12 +75,7 @@ fn check_report(
             Err("Stripe did not refuse it".to_owned())
         }
         state if AT_STRIPE.contains(&state) => {
-            let event = event.ok_or("not at Stripe")?;
-            check_event(report, event, known)?;
-            let age = now_ms - event.received_at_ms;
-            if report.state == ReportState::Accepted && age > COMPARED_AFTER {
-                return Err("never compared with Stripe's totals".to_owned());
-            }
+            check_event(report, event.ok_or("not at Stripe")?, known)?;
             if billing == Billing::Customer || is_unsure {
                 Ok(())
             } else {
