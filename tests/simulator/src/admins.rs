@@ -120,6 +120,9 @@ async fn link(
         ));
     }
     known.links.push((from, billing));
+    if is_now {
+        known.made.push((from, world.now_ms));
+    }
     Ok(())
 }
 
@@ -181,6 +184,7 @@ async fn change_plan(world: &mut World, oracle: &mut Oracle, account: usize) -> 
     let known = &mut oracle.accounts[account];
     known.plan = 1 - known.plan;
     known.splits.push(at);
+    known.made.push((at, world.now_ms));
     Ok(())
 }
 

@@ -195,13 +195,19 @@ impl Ends {
         Ok(())
     }
 
-    /// No window goes on across the end of a billing period, where that was known long before.
+    /// No window goes on across a boundary that was known when its usage came: an end of a billing period, or what an admin
+    /// changed.
     fn check_split(&self, oracle: &Oracle) -> Outcome<()> {
         for (reports, known) in self.reports.iter().zip(&oracle.accounts) {
-            let mut windows = reports.iter().map(|report| (report, window(report)));
-            let found = windows.find(|(_, window)| known.is_unsplit(window));
-            if let Some((report, _)) = found {
-                let why = "a window goes on across the end of a period";
+            let is_unsplit = |report: &&UsageReport| {
+                let window = window(report);
+                let closed_at = report
+                    .closed_at
+                    .map_or(i64::MAX, |at| at.timestamp_millis());
+                known.is_unsplit(&window) || known.is_unsplit_later(&window, closed_at)
+            };
+            if let Some(report) = reports.iter().find(is_unsplit) {
+                let why = "a window goes on across a boundary";
                 return Err(format!("{why}: {}, of {known}", show(report)));
             }
         }

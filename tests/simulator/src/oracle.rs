@@ -60,6 +60,8 @@ pub(crate) struct Account {
     pub(crate) is_blurred: bool,
     /// Whether it was linked to its customer when the run began.
     pub(crate) is_linked_first: bool,
+    /// Boundaries that admins made, each with a time from which on it was known.
+    pub(crate) made: Vec<(i64, i64)>,
 }
 
 impl fmt::Display for Account {
@@ -112,6 +114,15 @@ impl Account {
             .is_some_and(|(from, _)| *from <= window.start);
         let is_alone = self.links.len() == 1 && !self.is_blurred;
         self.is_linked_first && is_linked && is_alone && end < window.end
+    }
+
+    /// Whether a window that was closed at a time goes on across a boundary that an admin had made before.
+    pub(crate) fn is_unsplit_later(&self, window: &Range<i64>, closed_at: i64) -> bool {
+        let mut made = self.made.iter();
+        !self.is_blurred
+            && made.any(|(at, known_at)| {
+                window.start < *at && *at < window.end && *known_at < closed_at
+            })
     }
 
     /// Until when usage of a time can be charged in time: the end of its period, or of its link if that is earlier. A cancel

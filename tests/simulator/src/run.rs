@@ -136,6 +136,7 @@ impl Run {
                 is_ended: false,
                 is_blurred: false,
                 is_linked_first: false,
+                made: Vec::new(),
             };
             let customer = account.customer();
             let stripe = &self.world.stripe;
