@@ -101,6 +101,7 @@
 //! | [`doctor`] | the checks of `usage-server doctor` and of the method `Doctor` |
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
+//! | `read_rate` | how fast Stripe is read |
 //! | `record` | audit entries, runs, decisions, reports and sign-offs as JSON lines and CSV |
 //! | `record_archive_file` | the files that old audit entries, runs and decisions are archived in |
 //! | `durable_file` | files that are written once, and are on the disk under their name |
@@ -159,6 +160,7 @@ mod metrics;
 mod new_key;
 pub mod otlp;
 pub mod planted_defects;
+mod read_rate;
 mod read_turns;
 mod readiness;
 pub mod reconciliation;

@@ -4,9 +4,7 @@
 //! Stripe's totals cover whole minutes, but periods end at any millisecond. Usage in the minutes at a period's edges
 //! that belongs to an adjacent period is subtracted from Stripe's total, so that matching figures are equal.
 
-use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
-
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     clock::Clock,
@@ -26,6 +24,7 @@ use crate::{
         window::Interval,
     },
     error::{Error, Result},
+    read_rate::ReadRate,
     store::{Store, reconciliation::KnownPeriod},
     stripe::Stripe,
 };
@@ -93,7 +92,7 @@ pub(crate) struct Reconciler {
     /// `None` without a Stripe key.
     stripe: Option<Stripe>,
     meters: Arc<Meters>,
-    rate: DefaultDirectRateLimiter,
+    rate: ReadRate,
 }
 
 /// Every row of a query, for the command line. Opens the database and Stripe itself; a server may be running.
@@ -128,12 +127,11 @@ pub async fn reconcile(
 
 impl Reconciler {
     pub(crate) fn new(store: Store, stripe: Option<Stripe>, meters: Arc<Meters>) -> Self {
-        let per_second = NonZeroU32::new(MAX_READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
         Self {
             store,
             stripe,
             meters,
-            rate: RateLimiter::direct(Quota::per_second(per_second)),
+            rate: ReadRate::per_sec(MAX_READS_PER_SEC),
         }
     }
 
@@ -293,7 +291,7 @@ impl Reconciler {
                 period.end.saturating_add(MINUTE_MS.saturating_sub(1)),
             ),
         };
-        self.rate.until_ready().await;
+        self.rate.turn().await;
         let stripe_total = match stripe.total(&meter.event_name, &row.customer, range).await {
             Ok(total) => total,
             Err(failure) => return Ok(Err(failure.message().to_owned())),

@@ -15,12 +15,10 @@ mod print;
 
 use std::{
     io::{BufRead, Write},
-    num::NonZeroU32,
     path::PathBuf,
 };
 
 use clap::Args;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use uuid::Uuid;
 
 use self::{
@@ -39,6 +37,7 @@ use crate::{
     clock::Clock,
     config::CommandConfig,
     domain::{Millis, meter::Meters, sender_mark::Mark, stream::Stream},
+    read_rate::ReadRate,
     restore_look_up::{LookUp, LookUpError, hours_since},
     store::{Store, sending_state::Sending},
     stripe::{Failure, Stripe},
@@ -87,7 +86,7 @@ struct Restore<'a> {
     store: &'a Store,
     stripe: Stripe,
     meters: Meters,
-    rate: DefaultDirectRateLimiter,
+    rate: ReadRate,
     is_dry_run: bool,
     backup_at: Millis,
     restored_at: Millis,
@@ -171,9 +170,7 @@ async fn restore(
         store,
         stripe,
         meters,
-        rate: RateLimiter::direct(Quota::per_second(
-            NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),
-        )),
+        rate: ReadRate::per_sec(READS_PER_SEC),
         is_dry_run: command.dry_run,
         backup_at: now,
         restored_at: now,
@@ -392,7 +389,7 @@ impl Restore<'_> {
             .oldest_candidate_hour(stream, restored_at)
             .await?;
         let since = oldest.map_or(self.backup_at, |hour| hour.min(self.backup_at));
-        self.rate.until_ready().await;
+        self.rate.turn().await;
         let look_up = LookUp {
             store: self.store,
             stripe: &self.stripe,

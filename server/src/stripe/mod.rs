@@ -17,12 +17,10 @@ mod transport;
 
 use std::{
     collections::HashMap,
-    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use stripe::{IdempotencyKey, RequestStrategy, StripeRequest as _};
 use stripe_billing::{
@@ -45,6 +43,7 @@ use crate::{
     metrics::{self, StripeOutcome},
     otlp,
     planted_defects::{Defect, as_float, planted},
+    read_rate::ReadRate,
 };
 
 /// Reads of totals, and of subscriptions that a change waits for, in a second. Stripe limits them together with others.
@@ -96,7 +95,7 @@ pub(crate) struct Stripe {
     /// Meter ids by event name. An id does not change while its meter is active.
     meter_ids: Cache<String, String>,
     /// The rate of reads that are repeated while something waits.
-    reads: Arc<DefaultDirectRateLimiter>,
+    reads: Arc<ReadRate>,
 }
 
 impl std::fmt::Debug for Stripe {
@@ -127,9 +126,7 @@ impl Stripe {
             guard: AccountGuard::default(),
             is_live: is_live_key(secret_key),
             meter_ids,
-            reads: Arc::new(RateLimiter::direct(Quota::per_second(
-                NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN),
-            ))),
+            reads: Arc::new(ReadRate::per_sec(READS_PER_SEC)),
         })
     }
 
@@ -140,7 +137,7 @@ impl Stripe {
 
     /// Waits for the next turn of the rate that repeated reads share.
     pub(crate) async fn read_turn(&self) {
-        self.reads.until_ready().await;
+        self.reads.turn().await;
     }
 
     /// The client, unless requests are refused.

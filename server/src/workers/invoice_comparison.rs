@@ -7,9 +7,8 @@
 mod lines;
 mod tell;
 
-use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -37,6 +36,7 @@ use crate::{
     },
     error::{Error, Result},
     metrics,
+    read_rate::ReadRate,
     store::{
         Store,
         invoice_comparison::{ComparedSubscription, ComparisonResult, Recorded},
@@ -63,7 +63,7 @@ pub(crate) struct InvoiceComparison {
     stripe: Stripe,
     interval: Duration,
     shutdown: CancellationToken,
-    rate: DefaultDirectRateLimiter,
+    rate: ReadRate,
 }
 
 /// A period with its reports, the lines that bill it, and the result.
@@ -94,13 +94,12 @@ impl InvoiceComparison {
         interval: Duration,
         shutdown: CancellationToken,
     ) -> Self {
-        let per_second = NonZeroU32::new(READS_PER_SEC).unwrap_or(NonZeroU32::MIN);
         Self {
             store,
             stripe,
             interval,
             shutdown,
-            rate: RateLimiter::direct(Quota::per_second(per_second)),
+            rate: ReadRate::per_sec(READS_PER_SEC),
         }
     }
 
@@ -366,7 +365,7 @@ impl Job for InvoiceComparison {
         }
         let mut refused = None;
         for ((account_id, subscription), due) in by_subscription {
-            let turn = self.rate.until_ready();
+            let turn = self.rate.turn();
             if self.shutdown.run_until_cancelled(turn).await.is_none() {
                 return Ok(Next::Wait);
             }

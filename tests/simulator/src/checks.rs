@@ -19,8 +19,6 @@ use crate::{
     world::{METERS, Outcome, World, text},
 };
 
-/// What Stripe accepted is confirmed by its totals so long after that.
-const CONFIRMED_AFTER: i64 = 2 * DAY;
 /// Reports of an account.
 const MAX_REPORTS: usize = 100_000;
 
@@ -146,13 +144,10 @@ impl Ends {
 
     /// Checks everything, after a run with these faults.
     pub(crate) fn check(&self, oracle: &Oracle, faults: &[(usize, Fault)]) -> Outcome<()> {
-        let faults = || faults.iter().map(|(_, fault)| &fault.kind);
+        let mut faults = faults.iter().map(|(_, fault)| &fault.kind);
         self.check_counted(oracle)?;
-        if !faults().any(|kind| matches!(kind, Kind::Clock { .. })) {
+        if !faults.any(|kind| matches!(kind, Kind::Clock { .. })) {
             self.check_split(oracle)?;
-        }
-        if !faults().any(Kind::loses_events) {
-            self.check_found()?;
         }
         sent::check(self, oracle)?;
         invoices::check(self, oracle)?;
@@ -212,27 +207,6 @@ impl Ends {
             }
         }
         Ok(())
-    }
-
-    /// If Stripe loses nothing, nothing is missing, and its totals confirm what it accepted. A loss may leave several
-    /// explanations of a total.
-    fn check_found(&self) -> Outcome<()> {
-        let mut all = self.reports.iter().flatten();
-        let missing = all.find(|report| report.state == ReportState::Missing);
-        if let Some(report) = missing {
-            let why = "missing, and Stripe lost nothing";
-            return Err(format!("{why}: {}", show(report)));
-        }
-        let is_old = |report: &UsageReport| {
-            let event = self.events.get(&report.identifier);
-            event.is_some_and(|event| self.now_ms - event.received_at_ms > CONFIRMED_AFTER)
-        };
-        let mut all = self.reports.iter().flatten();
-        let unconfirmed = all.find(|report| report.state == Accepted && is_old(report));
-        unconfirmed.map_or(Ok(()), |report| {
-            let why = "Stripe's totals never confirmed it";
-            Err(format!("{why}: {}", show(report)))
-        })
     }
 
     /// Doctor says how many reports and units need a person, by the state of the reports.

@@ -139,12 +139,6 @@ impl Kind {
         )
     }
 
-    /// Whether what Stripe accepted may be gone.
-    pub(crate) fn loses_events(&self) -> bool {
-        let loses = StripeKind::Loses;
-        matches!(self, Self::Stripe { how, .. } if *how == loses)
-    }
-
     /// Its name in summaries.
     pub(crate) fn name(&self) -> String {
         match self {

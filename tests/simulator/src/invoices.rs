@@ -125,7 +125,8 @@ fn held(ends: &Ends, reports: &[&UsageReport], time: &Range<i64>) -> Held {
         let billed = report
             .bill_at
             .map(|at| time.contains(&at.timestamp_millis()));
-        let is_at_stripe = ends.events.contains_key(&report.identifier);
+        let event = ends.events.get(&report.identifier);
+        let is_at_stripe = event.is_some_and(|event| !event.cancelled);
         match (is_told, billed) {
             (true, _) if is_own && is_at_stripe => held.unsure += report.quantity,
             (false, Some(true)) if !is_own => held.moved_here += report.quantity,

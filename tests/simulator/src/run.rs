@@ -22,6 +22,9 @@ use crate::{
 /// How far the clocks jump at the end, where nothing happens.
 const LONGEST_JUMP: i64 = 5 * DAY;
 
+/// How long Stripe is read after each of the last jumps, in seconds.
+const READING_SECS: u32 = 10;
+
 /// How many steps after a fault of the disk or of the server every call succeeds again.
 const CALM_AFTER: usize = 2;
 
@@ -342,6 +345,10 @@ impl Run {
         }
         for _ in 0..6 {
             self.world.jump(self.world.now_ms + 6 * HOUR).await?;
+            // Stripe's totals are read at a limited rate.
+            for _ in 0..READING_SECS {
+                self.world.pass(Duration::from_secs(1)).await?;
+            }
         }
         Ok(())
     }

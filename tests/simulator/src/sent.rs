@@ -8,7 +8,7 @@ use usage_client::{ReportState, UsageReport};
 use crate::{
     checks::{AT_STRIPE, Ends, TOLD, show, window},
     oracle::{Account, Billing, Oracle},
-    time::{HOUR, SECOND},
+    time::{DAY, HOUR, MINUTE, SECOND},
     world::{METERS, Outcome},
 };
 
@@ -16,13 +16,16 @@ use crate::{
 const CLOSED_AFTER: i64 = 2 * HOUR;
 
 /// States in which usage is not at Stripe, for certain; at the end, without faults.
-const NOT_AT_STRIPE: [ReportState; 5] = [
+const NOT_AT_STRIPE: [ReportState; 6] = [
     ReportState::NotBillable,
     ReportState::NoCustomer,
     ReportState::Rejected,
     ReportState::CustomerDeleted,
+    ReportState::Missing,
     ReportState::TooLate,
 ];
+/// What Stripe accepted is compared with its totals so long after that.
+const COMPARED_AFTER: i64 = 2 * DAY;
 
 /// Checks all reports and all meter events.
 pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
@@ -31,7 +34,8 @@ pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
         let known = &oracle.accounts[account];
         for report in reports {
             let event = ends.events.get(&report.identifier);
-            if let Err(why) = check_report(report, event, known, ends.now_ms) {
+            let checked = check_report(report, event, known, ends.now_ms);
+            if let Err(why) = checked.and_then(|()| check_compared(ends, report, event)) {
                 let event = event.map_or("none", |event| event.customer.as_str());
                 return Err(format!(
                     "{why}: {}, its event {event}, of {known}",
@@ -66,7 +70,8 @@ fn check_report(
     let billing = known.billing_at(start);
     let meter = usize::from(report.meter != METERS[0].0);
     let is_unsure = known.is_blurred || known.is_straddled(meter, &window(report));
-    if event.is_some() && NOT_AT_STRIPE.contains(&report.state) {
+    let is_there = event.is_some_and(|event| !event.cancelled);
+    if is_there && NOT_AT_STRIPE.contains(&report.state) {
         return Err("at Stripe, and the state says that it is not".to_owned());
     }
     match report.state {
@@ -89,6 +94,33 @@ fn check_report(
         state if TOLD.contains(&state) => Ok(()),
         _ => Err("a report is in the wrong state".to_owned()),
     }
+}
+
+/// What Stripe's totals lack is noticed, and what they have is confirmed.
+fn check_compared(ends: &Ends, report: &UsageReport, event: Option<&StoredEvent>) -> Outcome<()> {
+    let Some(event) = event else {
+        return Ok(());
+    };
+    // An admin's decision may have sent it again in the same minute.
+    let is_lost = event.cancelled && report.decisions.is_empty();
+    let is_confirmed = [ReportState::Confirmed, ReportState::Invoiced].contains(&report.state);
+    if is_lost && is_confirmed {
+        return Err("Stripe lost it, and the state says that its totals include it".to_owned());
+    }
+    let age = ends.now_ms - event.received_at_ms;
+    if report.state != ReportState::Accepted || age <= COMPARED_AFTER {
+        return Ok(());
+    }
+    // The total of a minute with a loss and several events may have several explanations.
+    let minute = |event: &StoredEvent| (event.timestamp * SECOND).div_euclid(MINUTE);
+    let mut beside = ends.events.values().filter(|other| {
+        (&other.customer, &other.event_name, minute(other))
+            == (&event.customer, &event.event_name, minute(event))
+    });
+    if beside.nth(1).is_some() && ends.events.values().any(|event| event.cancelled) {
+        return Ok(());
+    }
+    Err("never compared with Stripe's totals".to_owned())
 }
 
 /// The event has the report's quantity, customer and time.

@@ -154,7 +154,7 @@ impl Restore<'_> {
             compared.left_out = compared.left_out.saturating_add(1);
             return Ok(());
         }
-        self.rate.until_ready().await;
+        self.rate.turn().await;
         let hours = LookUp {
             range: part,
             ..look_up
@@ -174,7 +174,7 @@ impl Restore<'_> {
     ) -> Result<(), LookUpError> {
         let stream = look_up.stream;
         let known = self.known_by_day(look_up, days).await?;
-        self.rate.until_ready().await;
+        self.rate.turn().await;
         let totals = self
             .stripe
             .totals(look_up.event_name, &stream.customer, days, Grouping::Day)
@@ -195,7 +195,7 @@ impl Restore<'_> {
                 compared.left_out = compared.left_out.saturating_add(1);
                 continue;
             }
-            self.rate.until_ready().await;
+            self.rate.turn().await;
             let day = LookUp {
                 range: Interval {
                     start,
