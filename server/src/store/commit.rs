@@ -380,14 +380,17 @@ impl Store {
             tx.rollback().await?;
             return Ok(Counted::Unchanged(dedupe.outcomes()));
         }
-        let id = if planted(Defect::CommitUnderNewId) && options.is_retry {
-            Uuid::now_v7()
-        } else {
-            group.id
-        };
-        record_commit(&tx, id, &counted, options.now).await?;
+        record_commit(&tx, commit_id(group, options), &counted, options.now).await?;
         Ok(Counted::Changed(tx, dedupe.outcomes()))
     }
+}
+
+/// What a group's transaction is known by, also when it runs again.
+fn commit_id(group: &Group, options: CommitOptions) -> Uuid {
+    if planted(Defect::CommitUnderNewId) && options.is_retry {
+        return Uuid::now_v7();
+    }
+    group.id
 }
 
 async fn record_commit(

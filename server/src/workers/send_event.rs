@@ -166,22 +166,12 @@ impl Requests {
             Ok(_) => None,
             Err(failure) => Some(failure.message().to_owned()),
         };
-        match &error {
-            None => tracing::debug!(report = %report.id, "Stripe accepted a meter event"),
-            // An outage of Stripe fails all reports that are sent meanwhile.
-            Some(error) if pause.is_none() && transition.is_none() => {
-                if let Some(unlogged) = UNDECIDED.count() {
-                    tracing::warn!(report = %report.id, attempt = report.attempts, error, unlogged, "Stripe did not accept a meter event: it is sent again");
-                }
-            }
-            // A pause has a line for all reports, and each attempt may end like the one before.
-            Some(error) if pause.is_none() && report.last_error.as_ref() != Some(error) => {
-                tracing::warn!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event");
-            }
-            Some(error) => {
-                tracing::debug!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event again");
-            }
-        }
+        log(
+            &report,
+            error.as_deref(),
+            pause.is_some(),
+            transition.is_some(),
+        );
         // A pause is due to a refusal, or nothing was sent.
         let is_certain = pause.is_some() || matches!(answer, Err(Failure::NotSent(_)));
         let next_attempt_at = match &pause {
@@ -199,6 +189,26 @@ impl Requests {
             },
             pause,
             is_key_accepted: is_key_accepted(&answer),
+        }
+    }
+}
+
+/// Logs how an attempt ended.
+fn log(report: &Report, error: Option<&str>, is_paused: bool, is_decided: bool) {
+    match error {
+        None => tracing::debug!(report = %report.id, "Stripe accepted a meter event"),
+        // An outage of Stripe fails all reports that are sent meanwhile.
+        Some(error) if !is_paused && !is_decided => {
+            if let Some(unlogged) = UNDECIDED.count() {
+                tracing::warn!(report = %report.id, attempt = report.attempts, error, unlogged, "Stripe did not accept a meter event: it is sent again");
+            }
+        }
+        // A pause has a line for all reports, and each attempt may end like the one before.
+        Some(error) if !is_paused && report.last_error.as_deref() != Some(error) => {
+            tracing::warn!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event");
+        }
+        Some(error) => {
+            tracing::debug!(report = %report.id, attempt = report.attempts, error, "Stripe did not accept a meter event again");
         }
     }
 }
