@@ -266,8 +266,9 @@ where
         let page = fetch(after.take()).await.map_err(|error| failure(&error))?;
         items.extend(page.items.into_iter().map(&read));
         unreadable.extend(page.unreadable);
+        let count = items.len().saturating_add(unreadable.len());
         match page.next {
-            Some(next) if items.len() < limit => after = Some(next),
+            Some(next) if count < limit => after = Some(next),
             next => {
                 return Ok(BoundedList {
                     items,

@@ -204,9 +204,13 @@ impl Stripe {
         )
         .await
         .map_err(|error| failure(&error))?;
-        // Without it, the total would be too low.
+        // Without them, the total would be too low.
         if let Some(unreadable) = page.unreadable.first() {
             return Err(Failure::unreadable(unreadable.to_string()));
+        }
+        if page.next.is_some() {
+            let why = format!("{SUMMARY} of one range is on several pages");
+            return Err(Failure::unreadable(why));
         }
         page.items.iter().try_fold(0_i64, |sum, summary| {
             let part = whole_number(summary.aggregated_value)?;
@@ -245,7 +249,9 @@ impl Stripe {
                 self.meter_ids.insert(event_name.to_owned(), id.clone());
                 return Ok(id);
             }
-            seen = seen.saturating_add(page.items.len());
+            seen = seen
+                .saturating_add(page.items.len())
+                .saturating_add(page.unreadable.len());
             unreadable = unreadable.or_else(|| {
                 let mut unreadable = page.unreadable.into_iter();
                 unreadable.find(|one| one.may_have("event_name", event_name))

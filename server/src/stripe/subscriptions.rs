@@ -142,13 +142,9 @@ impl Stripe {
     ) -> Result<Option<Subscription>, Failure> {
         let query = RetrieveSubscription::new(id);
         match timed("subscriptions", query.send(self.client()?)).await {
-            Ok(found) if has_valid_periods(&found) => Ok(Some(subscription(&found))),
+            Ok(found) if is_readable(&found, id) => Ok(Some(subscription(&found))),
             Err(error) if is_not_found(&error) => Ok(None),
-            Ok(_) | Err(RequestError::Unreadable(_)) => {
-                metrics::stripe_unreadable(SUBSCRIPTION);
-                let why = format!("{SUBSCRIPTION} {id} cannot be read");
-                Err(Failure::unreadable(why))
-            }
+            Ok(_) | Err(RequestError::Unreadable(_)) => Err(unreadable(id)),
             Err(error) => Err(failure(&error)),
         }
     }
@@ -185,7 +181,7 @@ impl Stripe {
             .invoice_now(how.invoice_now)
             .prorate(how.prorate)
             .customize();
-        self.send_change(change, request_key).await
+        self.send_change(id, change, request_key).await
     }
 
     /// Makes a subscription end with its current period.
@@ -197,19 +193,22 @@ impl Stripe {
         let change = UpdateSubscription::new(id)
             .cancel_at_period_end(true)
             .customize();
-        self.send_change(change, request_key).await
+        self.send_change(id, change, request_key).await
     }
 
+    /// An answer that cannot be read may follow a success.
     async fn send_change(
         &self,
+        id: &str,
         change: CustomizableStripeRequest<stripe_shared::Subscription>,
         request_key: &str,
     ) -> Result<Subscription, Failure> {
         let change = change.request_strategy(idempotent(request_key)?);
-        timed("subscription_change", change.send(self.client()?))
-            .await
-            .map(|changed| subscription(&changed))
-            .map_err(|error| failure(&error))
+        match timed("subscription_change", change.send(self.client()?)).await {
+            Ok(changed) if is_readable(&changed, id) => Ok(subscription(&changed)),
+            Ok(_) => Err(unreadable(id)),
+            Err(error) => Err(failure(&error)),
+        }
     }
 
     /// Removes items and adds prices in one request. Stripe invoices the usage of the removed items immediately.
@@ -239,7 +238,7 @@ impl Stripe {
             .metadata(metadata)
             .proration_behavior(UpdateSubscriptionProrationBehavior::AlwaysInvoice)
             .customize();
-        self.send_change(change, request_key).await
+        self.send_change(id, change, request_key).await
     }
 }
 
@@ -257,9 +256,17 @@ fn prepare(subscription: &mut Value) {
     }
 }
 
-fn has_valid_periods(subscription: &stripe_shared::Subscription) -> bool {
+/// Whether an answer is the subscription that was asked for, with billing periods that can be stored.
+fn is_readable(subscription: &stripe_shared::Subscription, id: &str) -> bool {
     let mut items = subscription.items.data.iter();
-    items.all(|item| item.current_period_start <= item.current_period_end)
+    subscription.id.as_str() == id
+        && items.all(|item| item.current_period_start <= item.current_period_end)
+}
+
+/// The failure for a subscription that Stripe has, but not as it is expected. Counted.
+fn unreadable(id: &str) -> Failure {
+    metrics::stripe_unreadable(SUBSCRIPTION);
+    Failure::unreadable(format!("{SUBSCRIPTION} {id} cannot be read"))
 }
 
 fn subscription(from: &stripe_shared::Subscription) -> Subscription {
