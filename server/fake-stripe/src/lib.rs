@@ -18,6 +18,7 @@
 //! - `billing`: products, prices, subscriptions, invoices, events and webhooks, and the work that is due as time passes.
 //! - One file an object: `adjustments`, `summaries`, `metering` (a view of meters and events), `meter_events`,
 //!   `meters`, `customers`, `customer_balances`, `account`.
+//! - `variants`: broken answers, for tests of a caller.
 //! - What all share: `control_types`, `fault`, `params`, `metadata`, `list`, `search`, `errors`, `ids`, `clock`, `settings`.
 
 mod account;
@@ -57,6 +58,7 @@ mod settings;
 mod state;
 mod summaries;
 mod unsupported_paths;
+mod variants;
 mod webhook_sender;
 
 pub use billing::webhooks::webhook_signature;
@@ -71,3 +73,4 @@ pub use control_types::{
 pub use fake_stripe::{FakeStripe, serve};
 pub use fault::{Fault, FaultKind, ScriptedError};
 pub use settings::{API_VERSION, Settings};
+pub use variants::{BROKEN_BODIES, Variant};

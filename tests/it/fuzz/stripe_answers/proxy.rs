@@ -1,6 +1,9 @@
 //! A proxy before the fake Stripe, which changes one field of an answer at a time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use axum::{
     Router,
@@ -8,11 +11,12 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use fake_stripe::BROKEN_BODIES;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use super::variants::Variants;
+use super::{cases::Case, variants::Variants};
 use crate::support::random::Random;
 
 const MAX_BODY: usize = 16 << 20;
@@ -43,8 +47,12 @@ struct Shared {
 
 struct Changes {
     variants: Variants,
+    /// Written changes that were not made yet: each is made before random ones.
+    cases: Vec<Case>,
     /// None: every answer is passed on as it is.
     random: Option<Random>,
+    /// Whether only answers to requests that change something are changed.
+    only_writes: bool,
     answers: u64,
     last: Vec<String>,
 }
@@ -56,7 +64,9 @@ impl AnswerProxy {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let changes = Changes {
             variants: Variants::default(),
+            cases: Vec::new(),
             random: None,
+            only_writes: false,
             answers: 0,
             last: Vec::new(),
         };
@@ -88,6 +98,22 @@ impl AnswerProxy {
         self.shared.changes().random = random;
     }
 
+    /// Makes these changes first.
+    pub(super) fn begin_with(&self, cases: Vec<Case>) {
+        self.shared.changes().cases = cases;
+    }
+
+    /// Changes only answers to requests that change something.
+    pub(super) fn change_only_writes(&self) {
+        self.shared.changes().only_writes = true;
+    }
+
+    /// The written changes that were not made yet.
+    pub(super) fn cases_left(&self) -> Vec<String> {
+        let changes = self.shared.changes();
+        changes.cases.iter().map(|case| case.name.clone()).collect()
+    }
+
     /// How many answers there have been.
     pub(super) fn answers(&self) -> u64 {
         self.shared.changes().answers
@@ -98,11 +124,9 @@ impl AnswerProxy {
         self.shared.changes().variants.counts()
     }
 
-    /// The endpoints that have been seen.
-    pub(super) fn endpoints(&self) -> Vec<String> {
-        let changes = self.shared.changes();
-        let endpoints = changes.variants.endpoints();
-        endpoints.into_iter().map(str::to_owned).collect()
+    /// The endpoints that have been seen, each with the number of its variants that were not tried.
+    pub(super) fn endpoints(&self) -> BTreeMap<String, usize> {
+        self.shared.changes().variants.endpoints()
     }
 
     /// The last changes, for a failure.
@@ -155,20 +179,43 @@ impl Changes {
             return body;
         };
         self.variants.learn(endpoint, &answer);
-        let Some(random) = &mut self.random else {
-            return body;
-        };
-        if random.one_in(3) {
+        if self.only_writes && endpoint.starts_with("GET ") {
             return body;
         }
-        let Some(name) = self.variants.apply(random, endpoint, &mut answer) else {
+        let mut cases = self.cases.iter();
+        let made = match cases.position(|case| case.is_of(endpoint, &answer)) {
+            Some(place) => {
+                let case = self.cases.remove(place);
+                Some((case.name, case.variant.made(&answer).to_string()))
+            }
+            None => self.changed_at_random(endpoint, &mut answer),
+        };
+        let Some((name, changed)) = made else {
             return body;
         };
         if self.last.len() >= LAST {
             self.last.remove(0);
         }
         self.last.push(name);
-        answer.to_string().into_bytes()
+        changed.into_bytes()
+    }
+
+    /// What was changed, and the text of the answer; none if it is passed on.
+    fn changed_at_random(
+        &mut self,
+        endpoint: &str,
+        answer: &mut Value,
+    ) -> Option<(String, String)> {
+        let random = self.random.as_mut()?;
+        if random.one_in(3) {
+            return None;
+        }
+        if random.one_in(25) {
+            let broken = random.pick(&BROKEN_BODIES);
+            return Some((format!("{endpoint}: {broken:?}"), broken.to_owned()));
+        }
+        let name = self.variants.apply(random, endpoint, answer)?;
+        Some((name, answer.to_string()))
     }
 }
 
