@@ -77,7 +77,7 @@ impl Stripe {
                 // The total of its group is not known, and others are.
                 let start = unreadable
                     .whole("start_time")
-                    .ok_or_else(|| Failure::unreadable(unreadable.to_string()))?;
+                    .ok_or_else(|| Failure::unreadable(&unreadable.to_string()))?;
                 totals.insert(start.saturating_mul(SECOND_MS), None);
             }
             for summary in &page.items {

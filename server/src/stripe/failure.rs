@@ -31,8 +31,9 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Stripe has the object, but not as it is expected. Counted.
-    pub(super) fn unreadable(why: String) -> Self {
-        let failure = Self::Unreadable(why);
+    pub(super) fn unreadable(why: &str) -> Self {
+        // Stripe's ids are in it.
+        let failure = Self::Unreadable(truncate(why));
         metrics::stripe_failure(failure.name());
         failure
     }

@@ -5,6 +5,8 @@
 
 pub(crate) mod account;
 pub(crate) mod catalog;
+#[cfg(test)]
+mod changed_answers;
 pub(crate) mod event_summaries;
 mod failure;
 pub(crate) mod invoices;
@@ -206,11 +208,11 @@ impl Stripe {
         .map_err(|error| failure(&error))?;
         // Without them, the total would be too low.
         if let Some(unreadable) = page.unreadable.first() {
-            return Err(Failure::unreadable(unreadable.to_string()));
+            return Err(Failure::unreadable(&unreadable.to_string()));
         }
         if page.next.is_some() {
             let why = format!("{SUMMARY} of one range is on several pages");
-            return Err(Failure::unreadable(why));
+            return Err(Failure::unreadable(&why));
         }
         page.items.iter().try_fold(0_i64, |sum, summary| {
             let part = whole_number(summary.aggregated_value)?;
@@ -263,7 +265,7 @@ impl Stripe {
         }
         // It may be the one.
         if let Some(unreadable) = unreadable {
-            return Err(Failure::unreadable(unreadable.to_string()));
+            return Err(Failure::unreadable(&unreadable.to_string()));
         }
         Err(Failure::NoMeter(format!(
             "Stripe has no meter with the event name {event_name:?}"

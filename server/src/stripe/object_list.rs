@@ -11,7 +11,7 @@ use serde_json::Value;
 use stripe::StripeRequest;
 use stripe_types::List;
 
-use super::transport::{RequestError, Transport};
+use super::transport::{RequestError, Transport, truncate};
 use crate::metrics;
 
 /// An object of a list that cannot be read.
@@ -70,7 +70,7 @@ impl Unreadable {
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.id {
-            Some(id) => write!(f, "{} {id} cannot be read", self.object),
+            Some(id) => write!(f, "{} {} cannot be read", self.object, truncate(id)),
             None => write!(f, "one {} without an id cannot be read", self.object),
         }
     }

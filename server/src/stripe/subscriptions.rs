@@ -266,7 +266,7 @@ fn is_readable(subscription: &stripe_shared::Subscription, id: &str) -> bool {
 /// The failure for a subscription that Stripe has, but not as it is expected. Counted.
 fn unreadable(id: &str) -> Failure {
     metrics::stripe_unreadable(SUBSCRIPTION);
-    Failure::unreadable(format!("{SUBSCRIPTION} {id} cannot be read"))
+    Failure::unreadable(&format!("{SUBSCRIPTION} {id} cannot be read"))
 }
 
 fn subscription(from: &stripe_shared::Subscription) -> Subscription {
