@@ -6,6 +6,7 @@ mod database;
 mod hostile_values;
 mod listen;
 mod log;
+mod number;
 mod secret;
 mod stripe;
 mod tls;
@@ -24,6 +25,7 @@ pub use self::{
     tls::TlsConfig,
 };
 pub(crate) use self::{
+    number::within,
     secret::{read_secret, read_text_file},
     tls::TlsFiles,
 };
@@ -97,7 +99,7 @@ impl ScheduleConfig {
 pub struct SendingConfig {
     /// The highest rate of meter events to Stripe, a second, over all replicas, 1 to 1,000. Default: 900 with a key of
     /// live mode (`sk_live_` or `rk_live_`), otherwise 20.
-    #[arg(long, env = "STRIPE_EVENTS_PER_SEC", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, env = "STRIPE_EVENTS_PER_SEC", value_parser = within::<u32>(1..=1_000))]
     pub stripe_events_per_sec: Option<u32>,
 }
 
@@ -125,15 +127,15 @@ pub struct ArchiveConfig {
     pub archive_dir: Option<PathBuf>,
 
     /// The age in days from which reports are folded that are `invoiced`, `not_billable` or `written_off`, 60 to 36,500.
-    #[arg(long, env = "FOLD_AFTER_DAYS", default_value_t = 400, value_parser = clap::value_parser!(i64).range(MIN_FOLD_DAYS..=36_500))]
+    #[arg(long, env = "FOLD_AFTER_DAYS", default_value_t = 400, value_parser = within::<i64>(MIN_FOLD_DAYS..=36_500))]
     pub fold_after_days: i64,
 
     /// The age in days from which audit entries, and decisions on folded reports, are archived and deleted, 36 to 36,500.
-    #[arg(long, env = "AUDIT_DAYS", default_value_t = 730, value_parser = clap::value_parser!(i64).range(MIN_RECORD_DAYS..=36_500))]
+    #[arg(long, env = "AUDIT_DAYS", default_value_t = 730, value_parser = within::<i64>(MIN_RECORD_DAYS..=36_500))]
     pub audit_days: i64,
 
     /// The age in days from which runs are archived and deleted, 36 to 36,500.
-    #[arg(long, env = "RUN_DAYS", default_value_t = 400, value_parser = clap::value_parser!(i64).range(MIN_RECORD_DAYS..=36_500))]
+    #[arg(long, env = "RUN_DAYS", default_value_t = 400, value_parser = within::<i64>(MIN_RECORD_DAYS..=36_500))]
     pub run_days: i64,
 }
 
@@ -220,20 +222,20 @@ pub struct Config {
     pub late_usage: LateUsage,
 
     /// The longest time between two syncs of subscriptions with Stripe, in seconds, 10 to 900.
-    #[arg(long, env = "SYNC_INTERVAL_SECS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=900))]
+    #[arg(long, env = "SYNC_INTERVAL_SECS", default_value_t = 300, value_parser = within::<u32>(10..=900))]
     pub sync_interval_secs: u32,
 
     /// How often Stripe is asked for its time while no other request shows it, in seconds, up to 3,600; 0 compares the
     /// clocks never.
-    #[arg(long, env = "CLOCK_CHECK_SECS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    #[arg(long, env = "CLOCK_CHECK_SECS", default_value_t = 60, value_parser = within::<u32>(0..=3_600))]
     pub clock_check_secs: u32,
 
     /// How often each replica reads the figures of its metrics from the database, in seconds, 1 to 300.
-    #[arg(long, env = "METRICS_INTERVAL_SECS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=300))]
+    #[arg(long, env = "METRICS_INTERVAL_SECS", default_value_t = 60, value_parser = within::<u32>(1..=300))]
     pub metrics_interval_secs: u32,
 
     /// How long a plan change or a cancel waits until Stripe shows the usage before it, in seconds, 5 to 600.
-    #[arg(long, env = "CHANGE_WAIT_SECS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(5..=600))]
+    #[arg(long, env = "CHANGE_WAIT_SECS", default_value_t = 120, value_parser = within::<u32>(5..=600))]
     pub change_wait_secs: u32,
 
     /// How fast usage is sent.
@@ -241,16 +243,16 @@ pub struct Config {
     pub sending: SendingConfig,
 
     /// Concurrent meter event requests to Stripe, 1 to 256, each for a different customer and meter.
-    #[arg(long, env = "STRIPE_CONCURRENCY", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, env = "STRIPE_CONCURRENCY", default_value_t = 128, value_parser = within::<u32>(1..=256))]
     pub stripe_concurrency: u32,
 
     /// The first wait before a meter event is retried, in milliseconds, 10 to 60,000. It doubles up to 15 minutes.
-    #[arg(long, env = "STRIPE_RETRY_MS", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(10..=60_000))]
+    #[arg(long, env = "STRIPE_RETRY_MS", default_value_t = 1_000, value_parser = within::<i64>(10..=60_000))]
     pub stripe_retry_ms: i64,
 
     /// How long `PutAccount` asks Stripe about a customer and a subscription before it links the account unverified, in
     /// milliseconds, 100 to 60,000.
-    #[arg(long, env = "STRIPE_LINK_CHECK_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    #[arg(long, env = "STRIPE_LINK_CHECK_MS", default_value_t = 2_000, value_parser = within::<u64>(100..=60_000))]
     pub stripe_link_check_ms: u64,
 
     /// Where old reports are archived, and when they are folded.
@@ -258,21 +260,21 @@ pub struct Config {
     pub archive: ArchiveConfig,
 
     /// Increments that may wait for a commit, 1,000 to 10,000,000. More are rejected with `RESOURCE_EXHAUSTED`.
-    #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    #[arg(long, env = "QUEUE_INCREMENTS", default_value_t = 65_536, value_parser = within::<u32>(1_000..=10_000_000))]
     pub queue_increments: u32,
 
     /// Transactions that count in parallel on PostgreSQL, 1 to 64. The last of several is for batches. SQLite has one.
-    #[arg(long, env = "WRITERS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, env = "WRITERS", default_value_t = 3, value_parser = within::<u32>(1..=64))]
     pub writers: u32,
 
     /// Open connections of one peer address (of IPv6, one /64 network) to the gRPC socket, up to 4,096; those to a socket of HTTP
     /// are half of all at most. Beyond it, its silent connections are closed for new ones, and a connection is refused if
     /// there is none. 0 is no limit.
-    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(0..=4_096))]
+    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", default_value_t = 2_048, value_parser = within::<u32>(0..=4_096))]
     pub connections_per_address: u32,
 
     /// Concurrent requests on one connection, 1 to 65,536.
-    #[arg(long, env = "STREAMS_PER_CONNECTION", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, env = "STREAMS_PER_CONNECTION", default_value_t = 1_024, value_parser = within::<u32>(1..=65_536))]
     pub streams_per_connection: u32,
 }
 
@@ -344,10 +346,9 @@ pub fn without_empty_variables(command: Command) -> Command {
 }
 
 fn slots(text: &str) -> Result<Slots, String> {
-    let mins: u32 = text
-        .parse()
-        .map_err(|_| format!("{text:?} is not a number of minutes"))?;
-    Slots::from_mins(mins)
+    let mins = text.parse::<u32>();
+    let slots = mins.map(Slots::from_mins);
+    slots.unwrap_or_else(|_| Err("must be 15, 30 or 60 minutes".to_owned()))
 }
 
 fn parse_late_usage(text: &str) -> Result<LateUsage, String> {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::servers::find_running;
 use crate::{
-    config::DatabaseConfig,
+    config::{DatabaseConfig, within},
     store::{
         Store,
         distribution::{DistributeError, Distributed},
@@ -21,7 +21,7 @@ pub struct DistributeCommand {
     pub database: DatabaseConfig,
     /// The shards of each table, 1 to 1,024: two to four times the workers expected. Without it, twice the workers that
     /// there are.
-    #[arg(long, env = "SHARDS", value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    #[arg(long, env = "SHARDS", value_parser = within::<u32>(1..=1_024))]
     pub shards: Option<u32>,
 }
 

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use self::records::{audit, decisions, reports, runs};
 use super::{keys::open, reconcile::parse_time};
 use crate::{
-    config::DatabaseConfig,
+    config::{DatabaseConfig, within},
     domain::{Millis, account_id::AccountId, decision::RecordedDecision},
     durable_file::NewFile,
     error::Error,
@@ -71,7 +71,7 @@ pub struct ExportCommand {
     #[arg(long)]
     pub open: bool,
     /// Of `sign-off`: how many accounts are read in one transaction.
-    #[arg(long, default_value_t = ACCOUNTS_PER_PAGE, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, default_value_t = ACCOUNTS_PER_PAGE, value_parser = within::<u64>(1..=10_000))]
     pub accounts_per_page: u64,
 }
 

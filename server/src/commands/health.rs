@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::config::{ListenConfig, TlsConfig};
+use crate::config::{ListenConfig, TlsConfig, within};
 
 /// The most that is read of an answer.
 const MAX_ANSWER_BYTES: u64 = 4 * 1024;
@@ -43,7 +43,7 @@ pub struct HealthCommand {
     pub live: bool,
 
     /// How long to wait for the answer, in seconds, 1 to 60.
-    #[arg(long, value_name = "SECS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    #[arg(long, value_name = "SECS", default_value_t = 2, value_parser = within::<u64>(1..=60))]
     pub timeout: u64,
 }
 

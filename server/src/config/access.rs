@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::number::within;
+
 /// Who may call the service. API keys are in the database.
 #[derive(Args, Clone, Debug)]
 pub struct AccessConfig {
@@ -19,6 +21,6 @@ pub struct AccessConfig {
 
     /// The requests a second of one API key, or of one client certificate with a role, on one replica; as many may be made
     /// at once. More get `RESOURCE_EXHAUSTED`. A batch is one request. 0 is no limit.
-    #[arg(long, env = "REQUESTS_PER_SEC", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, env = "REQUESTS_PER_SEC", default_value_t = 10_000, value_parser = within::<u32>(0..=1_000_000))]
     pub requests_per_sec: u32,
 }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use url::Url;
 
-use super::secret::{self, Secret};
+use super::{
+    number::within,
+    secret::{self, Secret},
+};
 use crate::store::host_list;
 
 /// Shorter passwords are not looked for in texts.
@@ -26,7 +29,7 @@ pub struct DatabaseConfig {
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
     pub database_url_file: Option<PathBuf>,
     /// Connections to PostgreSQL, 5 to 1,000. SQLite ignores it.
-    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(5..=1_000))]
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = within::<u32>(5..=1_000))]
     pub database_connections: u32,
     /// PgBouncer is between this and PostgreSQL, and pools transactions: nothing of a session is used.
     #[arg(long, env = "PGBOUNCER")]

@@ -1,8 +1,9 @@
-//! Hostile values of every setting: each is taken, or refused by an error that names its setting.
+//! Hostile values of every setting: each is taken, or refused by an error that names its setting, the value unless it is a
+//! secret, and the limits of a number. The same by variables of the environment is in `server/tests/program/settings.rs`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clap::{Args as _, Command, FromArgMatches as _};
+use clap::{ArgMatches, Args as _, Command, FromArgMatches as _};
 use proptest::prelude::*;
 
 use super::Config;
@@ -76,15 +77,27 @@ fn names(error: &str, flag: &str, variable: &str) -> bool {
         || is_of_meters
 }
 
+/// Whether an error of the command line repeats a value, if that is one word. It knows no secret: those are checked later.
+fn repeats(error: &str, value: &str) -> bool {
+    const MAX_BYTES: usize = 200;
+    let is_word = |byte: u8| byte.is_ascii_graphic() && byte != b',';
+    let is_plain = value.len() <= MAX_BYTES && value.bytes().all(is_word);
+    !is_plain || error.contains(value)
+}
+
+fn parse(flag: &str, value: &str) -> Result<ArgMatches, String> {
+    let args = ["test".to_owned(), format!("--{flag}={value}")];
+    let parsed = command().try_get_matches_from(args);
+    parsed.map_err(|error| error.to_string())
+}
+
 /// Reads a value of a setting. Fails if an error does not name it.
 fn read(flag: &str, variable: &str, value: &str) -> Result<(), String> {
-    let args = ["test".to_owned(), format!("--{flag}={value}")];
-    let matches = match command().try_get_matches_from(args) {
+    let matches = match parse(flag, value) {
         Ok(matches) => matches,
         Err(error) => {
-            let text = error.to_string();
-            let is_named = names(&text, flag, variable);
-            return is_named.then_some(()).ok_or(text);
+            let is_named = names(&error, flag, variable) && repeats(&error, value);
+            return is_named.then_some(()).ok_or(error);
         }
     };
     let config = Config::from_arg_matches(&matches).map_err(|error| error.to_string())?;
@@ -129,6 +142,26 @@ fn a_hostile_value_of_a_setting_is_refused_by_name() {
             }
         }
     }
+}
+
+#[test]
+fn a_refused_number_names_its_limits() {
+    let mut numbers = 0;
+    for (flag, _) in settings() {
+        let takes = |value: &&str| parse(&flag, value).is_ok();
+        let is_number = ["1", "60", "1000"].iter().any(takes) && !takes(&"many");
+        if !is_number {
+            continue;
+        }
+        numbers += 1;
+        for value in ["many", "-1", "99999999999999999999"] {
+            let error = parse(&flag, value).unwrap_err();
+            let says = error.split("': ").nth(1).unwrap_or_default();
+            let has_limits = says.contains(|one: char| one.is_ascii_digit());
+            assert!(has_limits, "{error}");
+        }
+    }
+    assert!(numbers > 15, "{numbers}");
 }
 
 proptest! {

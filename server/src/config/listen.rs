@@ -5,13 +5,14 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use clap::Args;
 use url::Url;
 
+use super::number::socket_address;
 use crate::domain::trusted_proxies::{AddressRange, MAX_RANGES, TrustedProxies};
 
 /// The addresses.
 #[derive(Args, Clone, Debug)]
 pub struct ListenConfig {
     /// The address to serve gRPC on.
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051")]
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:50051", value_parser = socket_address)]
     pub listen: SocketAddr,
 
     /// The address to serve HTTP on: the services as JSON, health and metrics, and the path of webhooks unless
@@ -45,11 +46,11 @@ pub struct ListenConfig {
     pub trusted_proxies: Vec<AddressRange>,
 
     /// The address to serve `POST /webhooks/stripe` on, and nothing else. Default: the path is on `HTTP_LISTEN`.
-    #[arg(long, env = "WEBHOOK_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "WEBHOOK_LISTEN", value_name = "ADDRESS", value_parser = socket_address)]
     pub webhook_listen: Option<SocketAddr>,
 
     /// One more address to serve health and metrics on, and nothing else. Default: none.
-    #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "METRICS_LISTEN", value_name = "ADDRESS", value_parser = socket_address)]
     pub metrics_listen: Option<SocketAddr>,
 }
 

@@ -297,5 +297,36 @@ mod tests {
         ) {
             check_schedule(&expression, "Europe/Vienna");
         }
+
+        #[test]
+        fn any_zone_is_refused_or_fires(
+            zone in prop_oneof![".{0,40}", "[A-Z][a-z]{2,8}/[A-Z][a-z]{2,12}", "(UTC|GMT|Etc/GMT)[-+][0-9]{1,4}"],
+            known in any::<prop::sample::Index>(),
+            place in 0..40_usize,
+            character in any::<char>(),
+        ) {
+            check_schedule("0 0 * * *", &zone);
+            let mut changed = known.get(&chrono_tz::TZ_VARIANTS).name().to_owned();
+            if changed.is_char_boundary(place) {
+                changed.insert(place, character);
+            }
+            check_schedule("0 0 * * *", &changed);
+        }
+    }
+
+    /// Also at the hours that clocks skip or repeat.
+    #[test]
+    fn every_known_zone_fires_at_least_once_a_day() {
+        for zone in chrono_tz::TZ_VARIANTS {
+            let schedule = check_schedule("30 0-3 * * *", zone.name());
+            let schedule = schedule.unwrap_or_else(|| panic!("{zone} is refused"));
+            let mut moment = at("2027-01-01T00:00:00Z");
+            for _ in 0..4 {
+                let next = schedule.next_after(moment).unwrap();
+                // A day of a zone that moves over the date line may be missing.
+                assert!(next > moment && next <= moment + 2 * DAY_MS, "{zone}");
+                moment = next;
+            }
+        }
     }
 }

@@ -43,6 +43,37 @@ async fn empty_variables_count_as_unset() {
     process.kill();
 }
 
+#[test]
+fn odd_text_in_a_variable_is_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    // Where the text is taken, the address is refused.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for name in variables() {
+        let flag = format!("--{}", name.to_lowercase().replace('_', "-"));
+        let words = name.to_lowercase().replace('_', " ");
+        for text in ["\u{202e}odd, text", "99999999999999999999"] {
+            let mut command = Process::binary();
+            command
+                .current_dir(folder.path())
+                .arg("serve")
+                .env("LISTEN", &address)
+                .env("HTTP_LISTEN", "off")
+                .env(&name, text);
+            let output = command.output().unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            let place = format!("{name}={text:?}: {:?} {error}", output.status);
+            assert!(matches!(output.status.code(), Some(1 | 2)), "{place}");
+            let is_taken = error.contains("cannot listen on");
+            let is_named = [&name, &flag, &words]
+                .iter()
+                .any(|one| error.contains(*one))
+                || (name == "METERS" && error.contains("meter"));
+            assert!(is_taken || is_named, "{place}");
+        }
+    }
+}
+
 fn refusal(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(!output.status.success());
