@@ -26,6 +26,8 @@ const REFUSED: &str = "refused";
 const UNFINISHED: &str = "unfinished";
 /// The disk space that even a small file takes.
 const BLOCK: u64 = 4_096;
+/// The largest file that is read: far larger than any batch.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct Spool {
@@ -73,12 +75,10 @@ impl Spool {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
-            let name = path.file_stem().and_then(OsStr::to_str);
-            let name = name.and_then(|name| Uuid::parse_str(name).ok());
-            match (path.extension().and_then(OsStr::to_str), name) {
+            match path.extension().and_then(OsStr::to_str) {
                 // The process was killed before it acknowledged this batch.
-                (Some(UNFINISHED), _) => discard(&path),
-                (Some(BATCH), Some(name)) => found.extend(spool.read_left(name)),
+                Some(UNFINISHED) => discard(&path),
+                Some(BATCH) => found.extend(spool.read_left(&path)),
                 _ => {}
             }
         }
@@ -88,10 +88,17 @@ impl Spool {
     }
 
     /// Reads a batch that an earlier process left. One that cannot be read is logged and skipped.
-    fn read_left(&self, name: Uuid) -> Option<LeftBatch> {
-        let path = self.path(name, BATCH);
+    fn read_left(&self, path: &Path) -> Option<LeftBatch> {
+        let stem = path.file_stem().and_then(OsStr::to_str);
+        let name = stem.and_then(|stem| Uuid::parse_str(stem).ok());
+        // An id can be spelled in other ways, which are names of other files.
+        let name = name.filter(|name| self.path(*name, BATCH).file_name() == path.file_name());
+        let Some(name) = name else {
+            tracing::error!(file = %path.display(), "a batch of usage in the spool is not named by a UUID in lower case and is skipped; rename it");
+            return None;
+        };
         let read = self.read(name).map(|batch| {
-            let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
             batch.map(|batch| (batch, length))
         });
         match read {
@@ -196,7 +203,17 @@ impl Spool {
     /// Reads a batch; `None` if it is damaged, in which case the file is renamed.
     pub(super) fn read(&self, name: Uuid) -> io::Result<Option<Batch>> {
         let path = self.path(name, BATCH);
-        let batch = decode(&fs::read(&path)?);
+        let metadata = fs::metadata(&path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+        }
+        // To read a larger one could take all memory.
+        let is_readable = metadata.len() <= MAX_FILE_BYTES;
+        let batch = if is_readable {
+            decode(&fs::read(&path)?)
+        } else {
+            None
+        };
         if batch.is_none() {
             let aside = self.path(name, DAMAGED);
             fs::rename(&path, &aside)?;
@@ -297,6 +314,30 @@ mod tests {
             assert!(spool.path(*key, DAMAGED).exists());
         }
         assert!(!folder.path().join("x.unfinished").exists());
+    }
+
+    #[test]
+    fn huge_files_are_set_aside_and_files_of_other_names_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (spool, _) = open(folder.path());
+        let keys: Vec<Uuid> = (0..4).map(|_| Uuid::now_v7()).collect();
+        for key in &keys {
+            spool.write(*key, &sums()).unwrap();
+        }
+        let path = |key: Uuid| spool.path(key, BATCH);
+        let huge = File::options().write(true).open(path(keys[0])).unwrap();
+        huge.set_len(MAX_FILE_BYTES + 1).unwrap();
+        let capitals = keys[1].to_string().to_uppercase();
+        let others = ["copy.batch".to_owned(), format!("{capitals}.batch")];
+        let others = others.map(|name| folder.path().join(name));
+        fs::rename(path(keys[1]), &others[1]).unwrap();
+        fs::rename(path(keys[2]), &others[0]).unwrap();
+        drop(spool);
+        let (spool, found) = open(folder.path());
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].name, keys[3]);
+        assert!(spool.path(keys[0], DAMAGED).exists());
+        assert!(others.iter().all(|path| path.exists()));
     }
 
     #[test]

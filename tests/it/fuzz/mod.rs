@@ -11,6 +11,7 @@ mod json_calls;
 mod messages;
 mod page_tokens;
 mod requests;
+mod spool;
 mod stripe_answers;
 mod texts;
 mod webhooks;
