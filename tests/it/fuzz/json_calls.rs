@@ -1,4 +1,7 @@
-//! Every request message as JSON over HTTP: random messages whose parts get other types, names and sizes.
+//! Every request message as JSON over HTTP, those of streams too: each of its fields with a hostile value, and random messages
+//! whose parts get other types, names and sizes.
+
+use std::collections::BTreeSet;
 
 use prost_reflect::SerializeOptions;
 use serde_json::{Value, json};
@@ -7,7 +10,7 @@ use super::{
     Budget,
     calls::Caller,
     cases,
-    messages::{Seen, message, methods},
+    messages::{Seen, Target, methods, targets},
     texts,
 };
 use crate::support::{
@@ -29,36 +32,103 @@ async fn hostile_json_is_answered_or_refused_by_field(mut world: World) {
         let answer = post(&client, &world, &caller, &case.path, case.json.to_string()).await;
         check(&answer).unwrap_or_else(|why| panic!("corpus/requests/{}: {why}", case.name));
     }
-    // Streams have another content type, and tests of their own.
+    // The watch of the health service never ends, and is not among the services over HTTP.
     let mut methods = methods();
-    methods.retain(|(_, method)| !method.is_server_streaming());
+    methods.retain(|(path, method)| !method.is_server_streaming() || path.starts_with("/usage."));
+    let (targets, mut called) = (targets(&methods), BTreeSet::new());
     let seen = Seen::default();
-    let options = SerializeOptions::new().skip_default_fields(true);
-    let mut budget = Budget::new("json calls", 12).at_most(2_000);
+    let mut budget = Budget::new("json calls", 10)
+        .at_most(2_000)
+        .at_least(targets.len());
     while let Some(mut random) = budget.next() {
-        let nth = usize::try_from(budget.cases).unwrap() % methods.len();
-        let (path, method) = &methods[nth];
-        let made = message(&mut random, &seen, &method.input(), 0);
-        // A time that no calendar has cannot be written.
-        let made = made.serialize_with_options(serde_json::value::Serializer, &options);
-        let mut made = made.unwrap_or_else(|_| json!({"accountId": "acct"}));
-        if !random.one_in(3) {
-            damage(&mut random, &mut made);
-        }
-        let text = if random.one_in(8) {
-            let bytes = texts::damaged(&mut random, made.to_string().into_bytes());
-            String::from_utf8_lossy(&bytes).into_owned()
+        let input = usize::try_from(budget.cases).unwrap() - 1;
+        let target = &targets[input % targets.len()];
+        let text = text(&mut random, &seen, target, input >= targets.len());
+        called.insert(&target.path);
+        let checked = if target.method.is_server_streaming() {
+            stream(&client, &world, &caller, &target.path, text.clone()).await
         } else {
-            made.to_string()
+            check(&post(&client, &world, &caller, &target.path, text.clone()).await)
         };
-        let answer = post(&client, &world, &caller, path, text.clone()).await;
-        if let Err(why) = check(&answer) {
+        if let Err(why) = checked {
             let start: String = text.chars().take(2_000).collect();
-            panic!("{}: {path} {why}\n{start}", budget.place());
+            panic!("{}: {} {why}\n{start}", budget.place(), target.path);
         }
     }
     budget.end();
+    assert_eq!(called.len(), methods.len(), "methods that were not called");
     world.finish().await;
+}
+
+/// A message as JSON, perhaps with parts that are no longer of their type.
+fn text(random: &mut Random, seen: &Seen, target: &Target, may_be_damaged: bool) -> String {
+    let options = SerializeOptions::new().skip_default_fields(true);
+    let made = target.message(random, seen);
+    // A time that no calendar has cannot be written.
+    let made = made.serialize_with_options(serde_json::value::Serializer, &options);
+    let mut made = made.unwrap_or_else(|_| json!({"accountId": "acct"}));
+    if may_be_damaged && !random.one_in(3) {
+        damage(random, &mut made);
+    }
+    if may_be_damaged && random.one_in(8) {
+        let bytes = texts::damaged(random, made.to_string().into_bytes());
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    made.to_string()
+}
+
+/// Calls a method that answers a stream, and checks the first message of its answer.
+async fn stream(
+    client: &reqwest::Client,
+    world: &World,
+    caller: &Caller,
+    path: &str,
+    text: String,
+) -> Result<(), String> {
+    const PREFIX: usize = 5;
+    const LAST: u8 = 2;
+    let mut body = vec![0];
+    body.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+    body.extend(text.into_bytes());
+    let request = client
+        .post(format!("{}{path}", world.http_url()))
+        .header("content-type", "application/connect+json")
+        .bearer_auth(caller.key())
+        .body(body);
+    within(path, async {
+        let mut answer = request.send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        if status != 200 {
+            let text = answer.text().await.expect("a text");
+            return check(&(status, text));
+        }
+        let mut bytes: Vec<u8> = Vec::new();
+        loop {
+            if let Some((prefix, rest)) = bytes.split_at_checked(PREFIX) {
+                let length: [u8; 4] = prefix[1..].try_into().unwrap();
+                let length = usize::try_from(u32::from_be_bytes(length)).unwrap();
+                if let Some(message) = rest.get(..length) {
+                    return check_message(prefix[0] == LAST, message);
+                }
+            }
+            match answer.chunk().await.expect("a part") {
+                Some(chunk) => bytes.extend(chunk),
+                None => return Err(format!("the stream has no message: {bytes:?}")),
+            }
+        }
+    })
+    .await
+}
+
+/// A message of a stream is JSON. The last one may have an error, which is as that of any other call.
+fn check_message(is_last: bool, message: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(message);
+    let message: Value =
+        serde_json::from_slice(message).map_err(|error| format!("{error}: {text}"))?;
+    match message.get("error") {
+        Some(error) if is_last => check(&(400, error.to_string())),
+        _ => Ok(()),
+    }
 }
 
 /// Sends a text, and returns the status and the body of the answer.

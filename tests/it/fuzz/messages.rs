@@ -10,8 +10,11 @@ use prost_reflect::{
 use super::texts;
 use crate::support::{random::Random, world::hours_ago};
 
+const TIMESTAMP: &str = "google.protobuf.Timestamp";
 /// Values of each field that are remembered for later requests.
 const MAX_SEEN: usize = 40;
+/// How deep fields are inside of others.
+const MAX_DEPTH: usize = 4;
 /// Texts that make some requests valid, by the names of fields.
 const VALID: [(&str, &str); 14] = [
     ("account_id", "acct"),
@@ -51,6 +54,80 @@ pub(super) fn methods() -> Vec<(String, MethodDescriptor)> {
         .collect();
     found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
     found
+}
+
+/// A method, and a field of its request by the fields that lead to it; none for the request as a whole.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) path: String,
+    pub(super) method: MethodDescriptor,
+    field: Vec<FieldDescriptor>,
+}
+
+/// Each of these methods, and each field of their requests.
+pub(super) fn targets(methods: &[(String, MethodDescriptor)]) -> Vec<Target> {
+    let mut found = Vec::new();
+    for (path, method) in methods {
+        let mut fields = vec![Vec::new()];
+        walk(&method.input(), &mut Vec::new(), &mut fields);
+        found.extend(fields.into_iter().map(|field| Target {
+            path: path.clone(),
+            method: method.clone(),
+            field,
+        }));
+    }
+    found
+}
+
+fn walk(
+    of: &MessageDescriptor,
+    path: &mut Vec<FieldDescriptor>,
+    found: &mut Vec<Vec<FieldDescriptor>>,
+) {
+    for field in of.fields() {
+        path.push(field.clone());
+        found.push(path.clone());
+        let has_fields = !field.is_map() && path.len() < MAX_DEPTH;
+        if let Kind::Message(inner) = field.kind()
+            && has_fields
+            && inner.full_name() != TIMESTAMP
+        {
+            walk(&inner, path, found);
+        }
+        path.pop();
+    }
+}
+
+impl Target {
+    /// A request with the field set, to a hostile value in most cases.
+    pub(super) fn message(&self, random: &mut Random, seen: &Seen) -> DynamicMessage {
+        message_with(random, seen, &self.method.input(), &self.field)
+    }
+}
+
+fn message_with(
+    random: &mut Random,
+    seen: &Seen,
+    of: &MessageDescriptor,
+    field: &[FieldDescriptor],
+) -> DynamicMessage {
+    let mut made = message(random, seen, of, 0);
+    let Some((first, rest)) = field.split_first() else {
+        return made;
+    };
+    let value = match first.kind() {
+        Kind::Message(inner) if !rest.is_empty() => {
+            let inner = Value::Message(message_with(random, seen, &inner, rest));
+            if first.is_list() {
+                Value::List(vec![inner])
+            } else {
+                inner
+            }
+        }
+        _ => field_value(random, seen, first, 0, false),
+    };
+    made.set_field(first, value);
+    made
 }
 
 /// Texts that answers had, by the name of their field.
@@ -99,7 +176,7 @@ pub(super) fn message(
     of: &MessageDescriptor,
     depth: u32,
 ) -> DynamicMessage {
-    if of.full_name() == "google.protobuf.Timestamp" {
+    if of.full_name() == TIMESTAMP {
         return timestamp(random, of);
     }
     let mut made = DynamicMessage::new(of.clone());

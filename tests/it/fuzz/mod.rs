@@ -35,6 +35,7 @@ struct Budget {
     seed: u64,
     until: Instant,
     cases: u64,
+    min_cases: u64,
     max_cases: u64,
 }
 
@@ -51,6 +52,7 @@ impl Budget {
             seed,
             until: Instant::now() + share,
             cases: 0,
+            min_cases: 1,
             max_cases: u64::MAX,
         }
     }
@@ -63,9 +65,16 @@ impl Budget {
         self
     }
 
+    /// The same with at least this many inputs, however long they take.
+    fn at_least(mut self, cases: usize) -> Self {
+        self.min_cases = u64::try_from(cases).unwrap();
+        self
+    }
+
     /// The choices of the next input; none once the time is over. Each input has a seed of its own.
     fn next(&mut self) -> Option<Random> {
-        if self.cases >= self.max_cases || Instant::now() >= self.until {
+        let is_over = self.cases >= self.max_cases || Instant::now() >= self.until;
+        if is_over && self.cases >= self.min_cases {
             return None;
         }
         self.cases += 1;

@@ -1,4 +1,6 @@
-//! Every request message over gRPC: random bytes, and random messages with hostile values.
+//! Every request message over gRPC: each of its fields with a hostile value, random messages, and random bytes.
+
+use std::collections::BTreeSet;
 
 use prost::Message as _;
 use prost_reflect::DynamicMessage;
@@ -8,10 +10,13 @@ use super::{
     Budget,
     calls::{Caller, check_refusal},
     cases,
-    messages::{Seen, message, methods},
+    messages::{Seen, Target, methods, targets},
     texts,
 };
-use crate::support::world::{World, hours_ago, on_both_engines};
+use crate::support::{
+    random::Random,
+    world::{World, hours_ago, on_both_engines},
+};
 
 on_both_engines!(hostile_requests_are_answered_or_refused_by_field);
 
@@ -38,13 +43,17 @@ async fn hostile_requests_are_answered_or_refused_by_field(mut world: World) {
         checked.unwrap_or_else(|why| panic!("corpus/requests/{}: {why}", case.name));
     }
     let methods = methods();
+    let targets = targets(&methods);
+    let mut called = BTreeSet::new();
     let mut seen = Seen::default();
-    let mut budget = Budget::new("requests", 15).at_most(3_000);
+    let mut budget = Budget::new("requests", 15)
+        .at_most(3_000)
+        .at_least(targets.len());
     while let Some(mut random) = budget.next() {
-        let nth = usize::try_from(budget.cases).unwrap() % methods.len();
-        let (path, method) = &methods[nth];
-        let is_readable = !random.one_in(6);
-        let made = message(&mut random, &seen, &method.input(), 0);
+        let (target, is_readable) = pick(&mut random, &targets, budget.cases);
+        let (path, method) = (&target.path, &target.method);
+        let made = target.message(&mut random, &seen);
+        called.insert(path.clone());
         if path.ends_with("/RevokeKey") && format!("{made:?}").contains(caller.key_id()) {
             // Nothing more could be called.
             continue;
@@ -71,5 +80,18 @@ async fn hostile_requests_are_answered_or_refused_by_field(mut world: World) {
         }
     }
     budget.end();
+    assert_eq!(called.len(), methods.len(), "methods that were not called");
     world.finish().await;
+}
+
+/// The method and the field of an input, and whether its message is one that can be read. Each is the target of one input, and
+/// then of random ones.
+fn pick<'a>(random: &mut Random, targets: &'a [Target], input: u64) -> (&'a Target, bool) {
+    let nth = usize::try_from(input).unwrap() - 1;
+    if let Some(target) = targets.get(nth) {
+        return (target, true);
+    }
+    let place = random.below(i64::try_from(targets.len()).unwrap());
+    let target = &targets[usize::try_from(place).unwrap()];
+    (target, !random.one_in(6))
 }
