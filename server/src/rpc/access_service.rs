@@ -260,8 +260,8 @@ impl AccessService for AccessRpc {
         self.auditor.checked(&action, allowed).await?;
         let request = request.into_inner();
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
-        let after = page_token::decode(FILTER, &request.page_token).map_err(Error::from)?;
-        let after = after.as_deref().and_then(KeyId::parse);
+        let after = page_token::decode_as(FILTER, &request.page_token, KeyId::parse)
+            .map_err(Error::from)?;
         let mut keys = self
             .store
             .list_api_keys(after, limit.saturating_add(1))
@@ -309,8 +309,8 @@ impl AccessService for AccessRpc {
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let filter = filter(&request).map_err(Error::from)?;
         let name = format!("audit {filter:?}");
-        let after = page_token::decode(&name, &request.page_token).map_err(Error::from)?;
-        let after = after.as_deref().and_then(parse_place);
+        let after =
+            page_token::decode_as(&name, &request.page_token, parse_place).map_err(Error::from)?;
         let mut entries = self
             .store
             .list_audit_entries(&filter, after, limit.saturating_add(1))

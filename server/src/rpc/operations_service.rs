@@ -89,8 +89,8 @@ impl OperationsService for OperationsRpc {
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let filter = filter(&request).map_err(Error::from)?;
         let name = format!("runs {filter:?}");
-        let after = page_token::decode(&name, &request.page_token).map_err(Error::from)?;
-        let after = after.as_deref().and_then(parse_place);
+        let after =
+            page_token::decode_as(&name, &request.page_token, parse_place).map_err(Error::from)?;
         let now = self.store.shared_now().await?;
         let alive_since = now.saturating_sub(ABANDONED_MS);
         let mut runs = self

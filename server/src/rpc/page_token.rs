@@ -41,11 +41,24 @@ pub(super) fn decode(filter: &str, token: &str) -> Result<Option<String>, Violat
     let (_, tail) = token.split_at_checked(DIGEST_CHARS).ok_or_else(invalid)?;
     let position = unhex(tail).and_then(|bytes| String::from_utf8(bytes).ok());
     let position = position.ok_or_else(invalid)?;
-    // Also in another spelling, such as with capital letters, it was not made here.
-    if token != encode(filter, &position) {
+    // Also in another spelling, such as with capital letters, it was not made here. No position has a NUL, which PostgreSQL
+    // does not take.
+    if token != encode(filter, &position) || position.contains('\0') {
         return Err(invalid());
     }
     Ok(Some(position))
+}
+
+/// The position of a token as `read` reads it; `None` for the first page. One that it cannot read, such as of another version,
+/// is invalid: the list would begin again.
+pub(super) fn decode_as<T>(
+    filter: &str,
+    token: &str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, Violation> {
+    let position = decode(filter, token)?;
+    let read = position.map(|position| read(&position).ok_or_else(invalid));
+    read.transpose()
 }
 
 /// The violation of a token that was not made here.
@@ -72,9 +85,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn a_position_that_cannot_be_read_is_refused() {
+        let read = |text: &str| text.parse::<i64>().ok();
+        assert_eq!(decode_as("filter", "", read), Ok(None));
+        assert_eq!(
+            decode_as("filter", &encode("filter", "7"), read),
+            Ok(Some(7))
+        );
+        for position in ["", "seven", "7\0"] {
+            let token = encode("filter", position);
+            assert_eq!(
+                decode_as("filter", &token, read),
+                Err(invalid()),
+                "{position:?}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
-        fn a_token_leads_back_to_its_position_and_only_with_its_filter(filter in ".*", other in ".*", position in ".+") {
+        fn a_token_leads_back_to_its_position_and_only_with_its_filter(filter in ".*", other in ".*", position in "[^\0]+") {
             let token = encode(&filter, &position);
             prop_assert_eq!(decode(&filter, &token).unwrap(), Some(position));
             prop_assert_eq!(decode(&other, &token).is_ok(), other == filter);
@@ -87,7 +118,7 @@ mod tests {
 
         #[test]
         fn a_token_with_one_other_character_is_refused(
-            filter in ".*", position in ".+", place in any::<prop::sample::Index>(), other in "[!-~]",
+            filter in ".*", position in "[^\0]+", place in any::<prop::sample::Index>(), other in "[!-~]",
         ) {
             let token = encode(&filter, &position);
             let place = place.index(token.len());

@@ -42,9 +42,8 @@ impl UsageRpc {
             prefix: parse_prefix(&request.account_prefix).map_err(Error::from)?,
         };
         let name = format!("usage {filter:?} {order:?}");
-        let after = page_token::decode(&name, &request.page_token)
-            .map_err(Error::from)?
-            .and_then(|position| UsagePlace::parse(&position));
+        let after = page_token::decode_as(&name, &request.page_token, UsagePlace::parse)
+            .map_err(Error::from)?;
         let (period, as_of) = (filter.period, self.clock.now());
         let mut usage = self
             .usage_of_all

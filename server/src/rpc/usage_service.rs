@@ -216,9 +216,9 @@ impl UsageService for UsageRpc {
         let limit = page_token::page_size(request.page_size).map_err(Error::from)?;
         let filter = report_filter(&request)?;
         let name = format!("reports {filter:?}");
-        let after: Option<ReportPlace> = page_token::decode(&name, &request.page_token)
-            .map_err(Error::from)?
-            .and_then(|position| position.parse().ok());
+        let place = |position: &str| position.parse::<ReportPlace>().ok();
+        let after =
+            page_token::decode_as(&name, &request.page_token, place).map_err(Error::from)?;
         let found = self
             .store
             .list_reports(&filter, after.as_ref(), limit.saturating_add(1))
