@@ -14,6 +14,7 @@ mod requests;
 mod spool;
 mod stripe_answers;
 mod texts;
+mod webhook_headers;
 mod webhooks;
 
 use std::{

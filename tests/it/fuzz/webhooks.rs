@@ -1,4 +1,4 @@
-//! Webhooks over HTTP: any signature and time, and signed bodies of any JSON.
+//! Webhooks over HTTP: signed bodies of any JSON, and any text as a signature.
 //!
 //! The files of `corpus/webhooks/` are bodies that are signed before they are sent.
 
@@ -33,7 +33,7 @@ async fn hostile_webhooks_are_refused_or_stored_once(world: World) {
         let status = send(&client, &world, signature, text.into_bytes()).await;
         assert!([200, 400].contains(&status), "{name}: {status}");
     }
-    let mut budget = Budget::new("webhooks", 6).at_most(2_000);
+    let mut budget = Budget::new("webhooks", 4).at_most(2_000);
     while let Some(mut random) = budget.next() {
         let body = body(&mut random);
         let is_signed = !random.one_in(3);
