@@ -1,5 +1,5 @@
-//! Import files whose bytes are changed, cut, doubled or random: what `usagectl import` says that it counted is what the
-//! service counted, and each other line has its number and a reason.
+//! Import files whose bytes or lines are changed, cut, doubled, exchanged or random: what `usagectl import` says that it counted
+//! is what the service counted, each other line has its number and a reason, and a second import adds nothing.
 //!
 //! The files of `corpus/import/` are imported as they are, with days put into them. Those that each have one right result
 //! are in `client/usagectl/cases/`.
@@ -37,7 +37,7 @@ async fn an_import_counts_what_it_says(world: World) {
         fs::write(&file, text).unwrap();
         check((&world, &database), &file, &name).await;
     }
-    let mut budget = Budget::new("import files", 8).at_most(150);
+    let mut budget = Budget::new("import files", 7).at_most(150);
     while let Some(mut random) = budget.next() {
         let (extension, bytes) = contents(&mut random);
         let file = folder
@@ -70,6 +70,12 @@ async fn check((world, database): (&World, &DatabaseConnection), file: &Path, pl
         0 => {}
         4 => assert!(err.contains("line "), "{place}: no line is named: {err}"),
         _ => assert!(!err.trim().is_empty(), "{place}: no reason"),
+    }
+    if code != 1 {
+        let (again, out, err) = import(world.endpoint(), file).await;
+        assert!([0, 4].contains(&again), "{place}: again: {out}{err}");
+        let all = counted(database).await;
+        assert_eq!(all, before + units, "{place}: again: {out}{err}");
     }
 }
 
@@ -114,7 +120,8 @@ fn contents(random: &mut Random) -> (&'static str, Vec<u8>) {
         _ => ("csv", csv()),
     };
     let (extension, bytes) = whole;
-    match random.below(8) {
+    match random.below(10) {
+        8 | 9 => (extension, rearranged(random, &bytes)),
         0 => (extension, texts::bytes(random, 2_000)),
         1 => (extension, [bytes.clone(), bytes].concat()),
         2 => {
@@ -131,6 +138,33 @@ fn contents(random: &mut Random) -> (&'static str, Vec<u8>) {
         3 => (extension, bytes.into_iter().rev().collect()),
         _ => (extension, texts::damaged(random, bytes)),
     }
+}
+
+/// The same lines in another form or order, or with others between them.
+fn rearranged(random: &mut Random, bytes: &[u8]) -> Vec<u8> {
+    let mut lines: Vec<Vec<u8>> = bytes
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect();
+    let length = i64::try_from(lines.len()).unwrap();
+    let place = |random: &mut Random| usize::try_from(random.below(length)).unwrap();
+    let (one, other) = (place(random), place(random));
+    match random.below(9) {
+        0 => lines.swap(one, other),
+        1 => lines.insert(one, lines[other].clone()),
+        2 => drop(lines.remove(one)),
+        3 => lines.iter_mut().for_each(|line| line.push(b'\r')),
+        4 => drop(lines[0].splice(..0, *b"\xef\xbb\xbf")),
+        5 => lines.insert(one, vec![b'x'; 70_000]),
+        6 => lines.insert(one, vec![b' ']),
+        7 => lines[one].extend_from_slice(b",extra"),
+        _ => {
+            let all = lines.iter_mut().flatten();
+            all.filter(|byte| **byte == b',')
+                .for_each(|byte| *byte = b';');
+        }
+    }
+    lines.join(&b'\n')
 }
 
 fn csv() -> Vec<u8> {
