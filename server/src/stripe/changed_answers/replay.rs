@@ -107,32 +107,33 @@ impl Shared {
             None => (StatusCode::NOT_FOUND, MISSING.as_bytes().to_vec()),
         })
     }
+
+    /// Records the fake Stripe's answer, which must be a success.
+    async fn forward(&self, place: String, request: Request) -> (StatusCode, Vec<u8>) {
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, MAX_BODY).await.unwrap();
+        let mut headers = parts.headers;
+        for name in ["host", "content-length", "connection", "transfer-encoding"] {
+            headers.remove(name);
+        }
+        let url = format!("{}{}", self.behind, parts.uri);
+        let request = self.client.request(parts.method, url);
+        let answer = request.headers(headers).body(body).send().await.unwrap();
+        let status = answer.status();
+        let body = answer.bytes().await.unwrap().to_vec();
+        let text = String::from_utf8_lossy(&body);
+        assert!(status.is_success(), "{place}: {status} {text}");
+        self.script().recorded.insert(place, body.clone());
+        (status, body)
+    }
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let place = format!("{} {}", parts.method, parts.uri);
-    let (status, body) = match shared.given(&place) {
-        Some(given) => given,
-        None => {
-            let body = to_bytes(body, MAX_BODY).await.unwrap();
-            let mut headers = parts.headers;
-            for name in ["host", "content-length", "connection", "transfer-encoding"] {
-                headers.remove(name);
-            }
-            let url = format!("{}{}", shared.behind, parts.uri);
-            let request = shared.client.request(parts.method, url);
-            let answer = request.headers(headers).body(body).send().await.unwrap();
-            let status = answer.status();
-            let body = answer.bytes().await.unwrap().to_vec();
-            assert!(
-                status.is_success(),
-                "{place}: {status} {}",
-                String::from_utf8_lossy(&body)
-            );
-            shared.script().recorded.insert(place, body.clone());
-            (status, body)
-        }
+    let place = format!("{} {}", request.method(), request.uri());
+    let (status, body) = if let Some(given) = shared.given(&place) {
+        given
+    } else {
+        shared.forward(place, request).await
     };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
