@@ -84,7 +84,8 @@ pub(super) fn read(file: Option<PathBuf>, name: Option<&str>) -> Result<Profile,
         // Only what is wrong: the line may have a key.
         let line = error.span().map(|span| line_of(&text, span.start));
         let at = line.map_or_else(String::new, |line| format!("line {line}: "));
-        Failure::file(&path, format!("{at}{}", error.message()))
+        let why = without_values(error.message());
+        Failure::file(&path, format!("{at}{why}"))
     })?;
     let has_key = config.profiles.values().any(|one| one.api_key.is_some());
     if has_key {
@@ -104,6 +105,16 @@ pub(super) fn read(file: Option<PathBuf>, name: Option<&str>) -> Result<Profile,
             let why = format!("there is no profile {wanted:?}; {known}");
             Err(Failure::file(&path, why))
         }
+    }
+}
+
+/// What is wrong, without a text that has the place of something else: it may be a key.
+fn without_values(message: &str) -> String {
+    match message.rsplit_once(", expected ") {
+        Some((wrong, expected)) if wrong.contains('"') => {
+            format!("a text is in the place of {expected}")
+        }
+        _ => message.to_owned(),
     }
 }
 
@@ -144,4 +155,59 @@ fn check_private(path: &Path) -> Result<(), Failure> {
 #[allow(clippy::unnecessary_wraps, reason = "as on Unix")]
 fn check_private(_: &Path) -> Result<(), Failure> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEY: &str = "usage_0123456789abcdef_secret";
+
+    /// Reads a text as the file. Fails if an error shows the key, or does not name the file.
+    fn check(text: &str) -> Option<Profile> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, text).unwrap();
+        match read(Some(file), None) {
+            Ok(profile) => Some(profile),
+            Err(failure) => {
+                let message = failure.message().unwrap();
+                assert!(message.contains("config.toml"), "{message}");
+                assert!(!message.contains(KEY), "{message}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_in_a_wrong_place_is_not_shown() {
+        for line in [
+            "timeout = KEY",
+            "timeout = [KEY]",
+            "other = KEY",
+            "server = { a = KEY }",
+        ] {
+            let line = line.replace("KEY", &format!("\"{KEY}\""));
+            let text = format!("[profiles.default]\n{line}\n");
+            assert!(check(&text).is_none(), "{text}");
+        }
+        let broken = format!("[profiles.default]\napi_key = \"{KEY}\n");
+        assert!(check(&broken).is_none());
+        let of_others = format!("profiles = \"{KEY}\"\n");
+        assert!(check(&of_others).is_none());
+        let whole = "[profiles.default]\nserver = \"http://127.0.0.1:1\"\n";
+        assert!(check(whole).unwrap().server.is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_file_is_read_or_refused(
+            text in prop_oneof![".{0,200}", "(\\[?profiles[.a]*\\]?\n?|timeout = ?[-0-9e.]*\n|server = [\\[\"a,]*\n){0,6}"],
+        ) {
+            check(&text);
+        }
+    }
 }

@@ -44,6 +44,11 @@ async fn an_import_counts_what_it_says(world: World) {
             .path()
             .join(format!("case-{}.{extension}", budget.cases));
         fs::write(&file, &bytes).unwrap();
+        if random.one_in(4) {
+            // What an earlier import left.
+            let progress = format!("case-{}.{extension}.progress", budget.cases);
+            fs::write(folder.path().join(progress), left(&mut random)).unwrap();
+        }
         let place = format!("{}, {extension}: {bytes:?}", budget.place());
         check((&world, &database), &file, &place).await;
     }
@@ -137,6 +142,21 @@ fn contents(random: &mut Random) -> (&'static str, Vec<u8>) {
         }
         3 => (extension, bytes.into_iter().rev().collect()),
         _ => (extension, texts::damaged(random, bytes)),
+    }
+}
+
+/// A file of the progress that is not one of this import.
+fn left(random: &mut Random) -> Vec<u8> {
+    let stored = serde_json::json!({
+        "options": { "name": texts::text(random), "columns": [], "time_zone": null, "ignore_unknown": false },
+        "offset": u64::MAX, "line": u64::MAX, "tally": {}, "crc32": 0,
+    });
+    match random.below(5) {
+        0 => texts::bytes(random, 300),
+        1 => texts::text(random).into_bytes(),
+        2 => b"{}".to_vec(),
+        3 => texts::damaged(random, stored.to_string().into_bytes()),
+        _ => stored.to_string().into_bytes(),
     }
 }
 

@@ -50,9 +50,9 @@ async fn a_change_with_a_broken_answer_is_made_once(mut world: World) {
         .await;
     proxy.change_only_writes();
     let mut counted = Counted::new();
-    let mut budget = Budget::new("answers to changes", 9);
     // Whole answers first, so that their fields are known.
     change_some(&world, &proxy, &mut counted, ("whole", None)).await;
+    let mut budget = Budget::new("answers to changes", 9);
     while let Some(random) = budget.next() {
         let name = format!("r{}", budget.cases);
         change_some(&world, &proxy, &mut counted, (&name, Some(random))).await;
