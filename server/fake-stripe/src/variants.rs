@@ -1,5 +1,5 @@
 //! The variants of an answer, for tests of what a caller does with them: each field missing, null, of another type, huge,
-//! negative or empty.
+//! negative or empty, and each list with an item twice.
 
 use std::collections::BTreeSet;
 
@@ -33,6 +33,8 @@ pub struct Variant {
 #[derive(Clone, Debug, PartialEq)]
 enum Change {
     Missing,
+    /// The first item of a list is there twice.
+    Twice,
     To(Value),
 }
 
@@ -87,6 +89,7 @@ impl Variant {
     pub fn name(&self) -> String {
         let becomes = match &self.change {
             Change::Missing => "missing".to_owned(),
+            Change::Twice => "its first item twice".to_owned(),
             Change::To(value) => value.to_string().chars().take(40).collect(),
         };
         format!("{}: {becomes}", self.path())
@@ -118,6 +121,12 @@ impl Change {
             Self::To(value) => {
                 if let Some(found) = answer.pointer_mut(pointer) {
                     *found = value.clone();
+                }
+            }
+            Self::Twice => {
+                if let Some(items) = answer.pointer_mut(pointer).and_then(Value::as_array_mut) {
+                    let first = items.first().cloned();
+                    items.extend(first);
                 }
             }
             Self::Missing => {
@@ -209,7 +218,9 @@ fn changes(value: &Value) -> Vec<Change> {
         }
     };
     let others = others.into_iter().filter(|other| other != value);
+    let has_items = value.as_array().is_some_and(|items| !items.is_empty());
     std::iter::once(Change::Missing)
+        .chain(has_items.then_some(Change::Twice))
         .chain(others.map(Change::To))
         .collect()
 }
@@ -234,7 +245,7 @@ mod tests {
         }
         let of = |path: &str| variants.iter().filter(|one| one.path() == path).count();
         let paths = ["data", "data.*.id", "has_more", "a/b"];
-        assert_eq!(paths.map(of), [5, 6, 4, 7]);
+        assert_eq!(paths.map(of), [6, 6, 4, 7]);
     }
 
     #[test]

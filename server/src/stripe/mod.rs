@@ -65,6 +65,8 @@ const LINE: &str = "invoice line";
 const PRICE: &str = "price";
 /// 2^53: a double represents every whole number up to it.
 const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
+/// The last second of the year 9999.
+const LAST_SECS: i64 = 253_402_300_799;
 /// One meter event.
 #[derive(Clone, Debug)]
 pub(crate) struct MeterEvent {
@@ -317,9 +319,10 @@ fn whole_number(value: f64) -> Result<i64, Failure> {
     }
 }
 
-/// A time that Stripe returns in seconds.
+/// A time that Stripe returns in seconds. One that no calendar has becomes the first or the last one that has a year of four
+/// digits: it can be stored, shown and reckoned with.
 fn from_secs(at: i64) -> Millis {
-    at.saturating_mul(SECOND_MS)
+    at.clamp(0, LAST_SECS).saturating_mul(SECOND_MS)
 }
 
 /// A request strategy with an idempotency key.
@@ -341,6 +344,19 @@ mod tests {
         assert!(whole_number(0.5).is_err());
         assert!(whole_number(f64::NAN).is_err());
         assert!(whole_number(MAX_WHOLE * 2.0).is_err());
+    }
+
+    #[test]
+    fn a_time_that_no_calendar_has_becomes_one_that_can_be_shown() {
+        for (secs, at) in [
+            (1_800_000_000, "2027-01-15T08:00:00Z"),
+            (-1, "1970-01-01T00:00:00Z"),
+            (i64::MIN, "1970-01-01T00:00:00Z"),
+            (i64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            let at = chrono::DateTime::parse_from_rfc3339(at).unwrap();
+            assert_eq!(from_secs(secs), at.timestamp_millis());
+        }
     }
 
     #[test]
