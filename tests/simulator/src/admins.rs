@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A change is made only so far from the ends of a period.
-const MARGIN: i64 = 75 * MINUTE;
+pub(crate) const MARGIN: i64 = 75 * MINUTE;
 /// Reports that an admin looks at.
 const MAX_DECISIONS: usize = 3;
 
@@ -42,6 +42,8 @@ pub(crate) async fn act(
     let known = &oracle.accounts[account];
     let (start, end) = known.period_at(0, world.now_ms);
     let is_near = world.now_ms < start + MARGIN || world.now_ms + MARGIN > end;
+    // While something else changes the subscription, or nothing charges, an admin leaves it as it is.
+    let can_change = !is_near && known.terms.is_plain(known.meters, world.now_ms);
     let action = match known.billing_at(world.now_ms) {
         Billing::NoCustomer => random.pick(&[Action::Link, Action::Link, Action::Free]),
         Billing::Free if known.is_ended => return Ok(()),
@@ -58,10 +60,10 @@ pub(crate) async fn act(
         ]),
     };
     match action {
-        Action::Link | Action::Free if !is_near => link(world, oracle, account, action).await,
+        Action::Link | Action::Free if can_change => link(world, oracle, account, action).await,
         Action::Correct => correct(world, oracle, random, account).await,
-        Action::Plan if !is_near => change_plan(world, oracle, account).await,
-        Action::Cancel if !is_near => cancel(world, oracle, random, account).await,
+        Action::Plan if can_change => change_plan(world, oracle, account).await,
+        Action::Cancel if can_change => cancel(world, oracle, random, account).await,
         Action::Decide => decide(world, oracle, random, account).await,
         _ => Ok(()),
     }

@@ -8,7 +8,8 @@ use crate::{
     admins::CHANGE_TAKES,
     checks::{Ends, TOLD, show, window},
     log,
-    oracle::{Account, Billing, Bounds, Oracle, Unit},
+    oracle::{Account, Bounds, Oracle, Unit},
+    terms::Charge,
     time::{self, MINUTE, SECOND},
     world::{METERS, Outcome},
 };
@@ -21,7 +22,8 @@ const FINAL_AFTER: i64 = 70 * MINUTE;
 struct Held {
     /// A person was told of it, or an admin moved it to another period.
     elsewhere: i64,
-    /// A person was told of it, and it is at Stripe all the same.
+    /// A person was told of it, and it is at Stripe all the same. Or it came to Stripe when a change there had left it out,
+    /// which the service could not know.
     unsure: i64,
     /// An admin moved it to this period.
     moved_here: i64,
@@ -55,8 +57,8 @@ fn check_line(
         .iter()
         .filter(|report| report.meter == METERS[whose.1].0)
         .collect();
-    let charged = charged(ends, known, METERS[whose.1].1, time.start);
-    let held = held(ends, &reports, time);
+    let charged = charged(ends, known, whose.1, time);
+    let held = held(ends, (known, whose.1), &reports, time);
     let expected = expected(oracle, whose, &reports, time);
     let (least, most) = (
         charged + held.elsewhere - held.moved_here,
@@ -75,20 +77,22 @@ fn check_line(
     ))
 }
 
-/// What the final invoices charge for the period that begins then.
-fn charged(ends: &Ends, known: &Account, event_name: &str, start: i64) -> i64 {
-    let takes = if known.splits.contains(&start) {
+/// What the final invoices charge for a period. Where the price of an item was replaced in it, a line begins at that time too.
+fn charged(ends: &Ends, known: &Account, meter: usize, time: &Range<i64>) -> i64 {
+    let takes = if known.splits.contains(&time.start) {
         CHANGE_TAKES
     } else {
         0
     };
-    let begins = start.div_euclid(SECOND)..=(start + takes).div_euclid(SECOND);
+    let last = known.terms.last_swap(meter, time);
+    let last = last.map_or(time.start + takes, |swap| swap.max(time.start + takes));
+    let begins = time.start.div_euclid(SECOND)..=last.div_euclid(SECOND);
     let customer = known.customer();
     let invoices = ends.invoices.iter();
     let finals = invoices.filter(|one| one.customer == customer && one.finalized_at.is_some());
     finals
         .flat_map(|invoice| &invoice.lines)
-        .filter(|line| line.event_name.as_deref() == Some(event_name))
+        .filter(|line| line.event_name.as_deref() == Some(METERS[meter].1))
         .filter(|line| begins.contains(&line.period_start))
         .map(|line| line.quantity)
         .sum()
@@ -108,16 +112,17 @@ fn expected(
         .collect();
     let is_own = |unit: &Unit| (unit.account, unit.meter) == whose;
     oracle.sum_of_some(
-        |unit| {
-            is_own(unit)
-                && time.contains(&unit.at)
-                && known.billing_at(unit.at) == Billing::Customer
-        },
+        |unit| is_own(unit) && time.contains(&unit.at) && known.is_charged(unit.meter, unit.at),
         |unit| is_own(unit) && straddled.iter().any(|window| window.contains(&unit.at)),
     )
 }
 
-fn held(ends: &Ends, reports: &[&UsageReport], time: &Range<i64>) -> Held {
+fn held(
+    ends: &Ends,
+    (known, meter): (&Account, usize),
+    reports: &[&UsageReport],
+    time: &Range<i64>,
+) -> Held {
     let mut held = Held::default();
     for report in reports {
         let is_own = time.contains(&report.window.start.timestamp_millis());
@@ -126,10 +131,17 @@ fn held(ends: &Ends, reports: &[&UsageReport], time: &Range<i64>) -> Held {
             .bill_at
             .map(|at| time.contains(&at.timestamp_millis()));
         let event = ends.events.get(&report.identifier);
-        let is_at_stripe = event.is_some_and(|event| !event.cancelled);
+        let event = event.filter(|event| !event.cancelled);
+        let may_be_lost = event.is_some_and(|event| known.terms.may_be_lost(meter, event));
         match (is_told, billed) {
-            (true, _) if is_own && is_at_stripe => held.unsure += report.quantity,
-            (false, Some(true)) if !is_own => held.moved_here += report.quantity,
+            (true, _) if is_own && event.is_some() => held.unsure += report.quantity,
+            (false, None | Some(true)) if is_own && may_be_lost => held.unsure += report.quantity,
+            (false, Some(true)) if !is_own => {
+                held.moved_here += report.quantity;
+                if may_be_lost {
+                    held.unsure += report.quantity;
+                }
+            }
             (true, _) | (false, Some(false)) if is_own => held.elsewhere += report.quantity,
             _ => {}
         }
@@ -137,7 +149,7 @@ fn held(ends: &Ends, reports: &[&UsageReport], time: &Range<i64>) -> Held {
     held
 }
 
-/// The billing periods with usage of an account and meter that ended before a time.
+/// The billing periods with usage of an account and meter that are charged and ended before a time.
 fn periods(
     oracle: &Oracle,
     (account, meter): (usize, usize),
@@ -146,6 +158,10 @@ fn periods(
     let units = oracle.units.iter();
     units
         .filter(|unit| (unit.account, unit.meter) == (account, meter))
+        .filter(|unit| {
+            let terms = &oracle.accounts[account].terms;
+            terms.charge_at(meter, unit.at) == Charge::Charged
+        })
         .map(|unit| oracle.accounts[account].period_at(meter, unit.at))
         .filter(|(_, end)| *end < ended_before)
         .collect()

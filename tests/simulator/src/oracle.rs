@@ -3,7 +3,10 @@
 
 use std::{fmt, ops::Range};
 
-use crate::time::{self, DAY};
+use crate::{
+    terms::{Charge, Terms},
+    time::{self, DAY},
+};
 
 /// How a call was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,10 @@ pub(crate) enum Billing {
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) name: String,
-    /// The billing cycle anchor of its subscription.
-    pub(crate) anchor: i64,
+    /// What its subscription charges, and those before it.
+    pub(crate) terms: Terms,
+    /// How many subscriptions it had.
+    pub(crate) subscriptions: usize,
     /// How many meters its subscription charges.
     pub(crate) meters: usize,
     /// Its links: from when on it is billed how. A later one is in force from its time on.
@@ -66,14 +71,15 @@ pub(crate) struct Account {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (anchor {}", self.name, time::text(self.anchor))?;
+        let anchor = self.terms.anchor_at(0, i64::MIN);
+        write!(f, "{} (anchor {}", self.name, time::text(anchor))?;
         for (from, billing) in &self.links {
             write!(f, ", {billing:?} from {}", time::text(*from))?;
         }
         for split in &self.splits {
             write!(f, ", another plan from {}", time::text(*split))?;
         }
-        f.write_str(")")
+        write!(f, "{})", self.terms)
     }
 }
 
@@ -82,8 +88,15 @@ impl Account {
         format!("cus_{}", self.name)
     }
 
+    /// Its latest subscription.
     pub(crate) fn subscription(&self) -> String {
-        format!("sub_{}", self.name)
+        format!("sub_{}_{}", self.name, self.subscriptions)
+    }
+
+    /// Whether its customer is to be charged for usage of a time.
+    pub(crate) fn is_charged(&self, meter: usize, at: i64) -> bool {
+        self.billing_at(at) == Billing::Customer
+            && self.terms.charge_at(meter, at) == Charge::Charged
     }
 
     /// To whom usage of a time is billed.
@@ -97,22 +110,25 @@ impl Account {
     }
 
     /// Whether a boundary is inside a window. Such a window was cut before the boundary was known, so the whole of it
-    /// counts as usage of one of both sides.
+    /// counts as usage of one of both sides. The same where the service may not have known what charged it.
     pub(crate) fn is_straddled(&self, meter: usize, window: &Range<i64>) -> bool {
         let (start, end) = self.period_at(meter, window.start);
         let inside = |at: i64| window.start < at && at < window.end;
         let links = self.links.iter().map(|(from, _)| *from);
-        inside(start) || inside(end) || links.chain(self.splits.iter().copied()).any(inside)
+        inside(start)
+            || inside(end)
+            || links.chain(self.splits.iter().copied()).any(inside)
+            || self.terms.is_unclear(meter, window)
     }
 
     /// Whether the end of a billing period that was known long before is inside a window.
     pub(crate) fn is_unsplit(&self, window: &Range<i64>) -> bool {
-        let end = time::period_around(self.anchor, window.start).1;
+        let (_, end) = self.terms.period_at(0, window.start);
         let is_linked = self
             .links
             .first()
             .is_some_and(|(from, _)| *from <= window.start);
-        let is_alone = self.links.len() == 1 && !self.is_blurred;
+        let is_alone = self.links.len() == 1 && !self.is_blurred && self.terms.is_original();
         self.is_linked_first && is_linked && is_alone && end < window.end
     }
 
@@ -126,17 +142,25 @@ impl Account {
     }
 
     /// Until when usage of a time can be charged in time: the end of its period, or of its link if that is earlier. A cancel
-    /// ends both, and its invoice is final at once.
+    /// ends both, and its invoice is final at once. A change at Stripe leaves out what was not sent before it.
     pub(crate) fn charged_until(&self, meter: usize, at: i64) -> i64 {
         let links = self.links.iter().map(|(from, _)| *from);
         let next = links.filter(|from| *from > at).min();
+        let late = self.terms.late_since(meter, at);
         let (_, end) = self.period_at(meter, at);
-        next.map_or(end, |next| end.min(next))
+        next.into_iter().chain(late).fold(end, i64::min)
+    }
+
+    /// When the first and the last of its billing periods of a time end.
+    fn ends(&self, at: i64) -> (i64, i64) {
+        let ends = (0..self.meters).map(|meter| self.terms.period_at(meter, at).1);
+        let first = ends.clone().min().unwrap_or(at);
+        (first, ends.max().unwrap_or(at))
     }
 
     /// The billing period of a meter that contains a time. A change of the plan ends one of the first meter.
     pub(crate) fn period_at(&self, meter: usize, at: i64) -> (i64, i64) {
-        let (mut start, mut end) = time::period_around(self.anchor, at);
+        let (mut start, mut end) = self.terms.period_at(meter, at);
         if meter == 0 {
             for split in &self.splits {
                 if *split <= at {
@@ -201,11 +225,12 @@ impl Oracle {
 
     /// The next ends of billing periods after a time.
     pub(crate) fn next_end(&self, after: i64) -> Option<i64> {
-        let ends = self
-            .accounts
-            .iter()
-            .map(|account| time::period_around(account.anchor, after).1);
-        ends.min()
+        self.accounts.iter().map(|one| one.ends(after).0).min()
+    }
+
+    /// When all billing periods of a time have ended.
+    pub(crate) fn last_end(&self, at: i64) -> Option<i64> {
+        self.accounts.iter().map(|one| one.ends(at).1).max()
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::{fmt, time::Duration};
 
-use fake_stripe::{NewPrice, NewSubscription, WebhookOptions};
+use fake_stripe::{NewPrice, WebhookOptions};
 use usage_client::{ForceReport, PutAccount};
 
 use crate::{
-    admins,
+    admins, at_stripe,
     callers::{self, Callers},
     checks::{self, Ends, Shown},
     disk::DISK,
@@ -15,7 +15,9 @@ use crate::{
     oracle::{Account, Billing, Oracle},
     plan::{AFTER_END, SHAPE, START_MS, STEPS, Size, shape, times},
     random::Random,
-    time::{self, DAY, HOUR, MINUTE, SECOND},
+    scripts::{self, Script},
+    terms::Terms,
+    time::{DAY, HOUR, MINUTE, SECOND},
     world::{METERS, Outcome, World, text},
 };
 
@@ -27,6 +29,9 @@ const READING_SECS: u32 = 10;
 
 /// How many steps after a fault of the disk or of the server every call succeeds again.
 const CALM_AFTER: usize = 2;
+
+/// How many steps after any fault everything is as without it. Some last for several steps.
+const QUIET_AFTER: usize = 6;
 
 /// What became of a run.
 #[derive(Debug, Default)]
@@ -70,7 +75,9 @@ pub(crate) struct Run {
     pub(crate) seed: u64,
     size: Size,
     pub(crate) world: World,
-    oracle: Oracle,
+    pub(crate) oracle: Oracle,
+    /// What still happens to the subscription of each account.
+    pub(crate) scripts: Vec<Script>,
     callers: Callers,
     shown: Shown,
     /// Each fault with its number in the whole list of the seed.
@@ -88,9 +95,11 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) async fn begin(seed: u64, size: Size, faults: Vec<(usize, Fault)>) -> Outcome<Self> {
         let world = World::start(seed, START_MS).await?;
+        let scripts = scripts::draw(seed, &size);
         let mut run = Self {
             seed,
             size,
+            scripts,
             world,
             oracle: Oracle::default(),
             callers: Callers::default(),
@@ -131,7 +140,8 @@ impl Run {
         for (number, (anchor, meters)) in shape(self.seed, &self.size).into_iter().enumerate() {
             let mut account = Account {
                 name: format!("a{number}"),
-                anchor,
+                terms: Terms::of_anchor(anchor),
+                subscriptions: 0,
                 meters,
                 links: Vec::new(),
                 plan: 0,
@@ -141,18 +151,8 @@ impl Run {
                 is_linked_first: false,
                 made: Vec::new(),
             };
+            self.subscribe(&mut account, number, anchor).await?;
             let customer = account.customer();
-            let stripe = &self.world.stripe;
-            stripe.create_customer(&customer).await.map_err(text)?;
-            let prices = METERS.iter().take(meters);
-            let new = NewSubscription {
-                id: account.subscription(),
-                customer: customer.clone(),
-                prices: prices.map(|(name, _)| format!("price_{name}")).collect(),
-                anchor: Some(anchor.div_euclid(SECOND)),
-                ..NewSubscription::default()
-            };
-            stripe.create_subscription(&new).await.map_err(text)?;
             let put = match random.below(6) {
                 0 => Some((PutAccount::free(&account.name), Billing::Free)),
                 1 => None,
@@ -181,20 +181,41 @@ impl Run {
         Ok(())
     }
 
+    /// Creates the customer of an account with its first subscription.
+    async fn subscribe(&self, account: &mut Account, number: usize, anchor: i64) -> Outcome<()> {
+        let stripe = &self.world.stripe;
+        let customer = account.customer();
+        stripe.create_customer(&customer).await.map_err(text)?;
+        let prices = at_stripe::prices(0, account.meters);
+        let anchor = Some(anchor.div_euclid(SECOND));
+        let new = at_stripe::subscription((account.subscription(), customer), prices, anchor);
+        let Some(trial) = self.scripts[number].trial else {
+            let created = stripe.create_subscription(&new).await;
+            return created.map(|_| ()).map_err(text);
+        };
+        let new = at_stripe::in_trial(new, trial, self.world.now_ms);
+        let created = stripe.create_subscription(&new).await.map_err(text)?;
+        account.terms = at_stripe::terms_of_trial(&created, trial)?;
+        Ok(())
+    }
+
     /// Lives through all steps.
     pub(crate) async fn live(&mut self) -> Outcome<()> {
-        let mut since = START_MS;
+        let (mut since, mut before) = (START_MS, START_MS);
         for (step, at) in times(self.seed, &self.size).into_iter().enumerate() {
             let problems = log::number();
             let errors = self.report.errors;
             self.begin_faults(step).await?;
             self.world.jump(at).await?;
+            self.change_at_stripe(step, before).await?;
             DISK.begin_step(faults::of_disk(&self.faults, step, true));
             self.act(step, since).await?;
+            self.note_read(step).await?;
             self.met.extend(DISK.take_met());
             if log::number() > problems || self.report.errors > errors {
                 self.note_mattered(step);
             }
+            before = since;
             since = at.max(START_MS);
             self.report.steps += 1;
         }
@@ -238,6 +259,16 @@ impl Run {
         let mut faults = self.faults.iter().map(|(_, fault)| fault);
         self.outage_ends.is_none()
             && !faults.any(|fault| fault.kind.stops_counting() && lately.contains(&fault.step))
+    }
+
+    /// Whether nothing fails in a step, or did shortly before it, so that the service learns what there is to learn.
+    pub(crate) fn is_quiet(&self, step: usize) -> bool {
+        let lately = step.saturating_sub(QUIET_AFTER)..=step;
+        let mut faults = self.faults.iter();
+        let is_over = self.outage_ends.is_none() && self.lag_ends.is_none();
+        is_over
+            && self.deaf_ends.is_none()
+            && !faults.any(|(_, fault)| lately.contains(&fault.step))
     }
 
     async fn force_report(&mut self) -> Outcome<()> {
@@ -324,12 +355,8 @@ impl Run {
 
     /// Lets the periods of all accounts end, their invoices become final, and everything be compared.
     async fn outlive_periods(&mut self) -> Outcome<()> {
-        let last = self
-            .oracle
-            .accounts
-            .iter()
-            .map(|account| time::period_around(account.anchor, self.world.now_ms).1);
-        let last = last.max().unwrap_or(self.world.now_ms);
+        let last = self.oracle.last_end(self.world.now_ms);
+        let last = last.unwrap_or(self.world.now_ms);
         while self.world.now_ms < last {
             let now = self.world.now_ms;
             let end = self.oracle.next_end(now).unwrap_or(last);

@@ -8,6 +8,7 @@ use usage_client::{ReportState, UsageReport};
 use crate::{
     checks::{AT_STRIPE, Ends, TOLD, show, window},
     oracle::{Account, Billing, Oracle},
+    terms::Charge,
     time::{DAY, HOUR, MINUTE, SECOND},
     world::{METERS, Outcome},
 };
@@ -70,6 +71,7 @@ fn check_report(
     let billing = known.billing_at(start);
     let meter = usize::from(report.meter != METERS[0].0);
     let is_unsure = known.is_blurred || known.is_straddled(meter, &window(report));
+    let charge = known.terms.charge_at(meter, start);
     let is_there = event.is_some_and(|event| !event.cancelled);
     if is_there && NOT_AT_STRIPE.contains(&report.state) {
         return Err("at Stripe, and the state says that it is not".to_owned());
@@ -81,13 +83,17 @@ fn check_report(
         }
         state if AT_STRIPE.contains(&state) => {
             check_event(report, event.ok_or("not at Stripe")?, known)?;
-            if billing == Billing::Customer || is_unsure {
-                Ok(())
-            } else {
-                Err("free usage is at Stripe".to_owned())
+            // One that was moved has another time.
+            let is_charged = charge == Charge::Charged || report.bill_at.is_some();
+            match billing {
+                _ if is_unsure => Ok(()),
+                Billing::Customer if is_charged => Ok(()),
+                Billing::Customer => Err("usage that nothing charges is at Stripe".to_owned()),
+                _ => Err("free usage is at Stripe".to_owned()),
             }
         }
         ReportState::NotBillable if billing == Billing::Free || is_unsure => Ok(()),
+        ReportState::NotBillable if charge == Charge::Trial => Ok(()),
         ReportState::NoCustomer if billing == Billing::NoCustomer || is_unsure => Ok(()),
         ReportState::WrittenOff if !report.decisions.is_empty() => Ok(()),
         ReportState::Open if now_ms < start + CLOSED_AFTER => Ok(()),

@@ -160,6 +160,11 @@ impl World {
         registered.map_err(text)
     }
 
+    /// The URL and the key of Stripe.
+    pub(crate) fn stripe_address(&self) -> (&str, &str) {
+        (self.fake_stripe.base_url(), self.fake_stripe.secret_key())
+    }
+
     /// Waits until nothing in this process goes on by itself.
     async fn idle(&self) -> Outcome<()> {
         let threads = Arc::clone(&self.threads);
