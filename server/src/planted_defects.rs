@@ -55,6 +55,8 @@ defects! {
     LinkEndIgnored = "link-end-ignored": "Usage after the end of an account's first link is billed by it.",
     BilledBeforeLink = "billed-before-link": "The latest link bills all usage, also that from before it.",
     CorrectionKeyIgnored = "correction-key-ignored": "A correction that is repeated under its key is entered again.",
+    CorrectionSignLost = "correction-sign-lost": "A correction that takes usage away adds it.",
+    PriceSwapIgnored = "price-swap-ignored": "The price of an item that is replaced at Stripe is no boundary.",
     // Sending.
     NewIdentifierOnRetry = "new-identifier-on-retry": "Each attempt to send a report has an identifier of its own.",
     MarkBeforeSendLeftOut = "mark-before-send-left-out": "That a report is being sent is not recorded before the request.",
@@ -65,6 +67,8 @@ defects! {
     NoAnswerTakenForRefusal = "no-answer-taken-for-refusal": "A request without an answer is taken for one that Stripe refused.",
     NoAnswerTakenForSuccess = "no-answer-taken-for-success": "A request without an answer is taken for one that succeeded.",
     RateLimitTakenForRefusal = "rate-limit-taken-for-refusal": "An answer that there are too many requests is taken for a refusal.",
+    RefusalTakenForNoAnswer = "refusal-taken-for-no-answer": "A request that Stripe refused is taken for one without an answer.",
+    StaleMarkSent = "stale-mark-sent": "A report is sent however long ago it was recorded as being sent.",
     RefusedKeyRejectsUsage = "refused-key-rejects-usage": "A refused secret key is taken for a refusal of the event.",
     ResentAfterDay = "resent-after-day": "An event without an answer is sent again after a day, without looking for it.",
     FinalInvoiceIgnored = "final-invoice-ignored": "Usage is sent although its invoice is final.",
@@ -75,6 +79,7 @@ defects! {
     ConfirmedWithoutProof = "confirmed-without-proof": "Any total of Stripe confirms all events of its time.",
     OldFactsApplied = "old-facts-applied": "What was read from Stripe is applied after something newer.",
     DoctorSilent = "doctor-silent": "Doctor does not tell of reports that are too late.",
+    UnsignedWebhookTrusted = "unsigned-webhook-trusted": "A webhook that Stripe did not sign is taken for one of Stripe.",
     FutureRunTrusted = "future-run-trusted": "A job whose last run is recorded in the future waits for that time.",
     ClockNotCompared = "clock-not-compared": "A clock that was set wrong is believed.",
 }

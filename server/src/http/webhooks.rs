@@ -12,7 +12,13 @@ use axum::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Http, Shared, webhook_event, webhook_signature};
-use crate::{domain::SECOND_MS, log_limit::LogLimit, metrics, store::webhooks::NewWebhookEvent};
+use crate::{
+    domain::SECOND_MS,
+    log_limit::LogLimit,
+    metrics,
+    planted_defects::{Defect, planted},
+    store::webhooks::NewWebhookEvent,
+};
 
 /// The header with Stripe's signatures.
 const SIGNATURE: &str = "stripe-signature";
@@ -148,14 +154,16 @@ impl Webhooks {
         let signature = headers.get(SIGNATURE).ok_or(WebhookOutcome::BadSignature(
             webhook_signature::SignatureError::Malformed("is missing"),
         ))?;
-        webhook_signature::verify(
+        let signed = webhook_signature::verify(
             signature.as_bytes(),
             body,
             &self.http.webhook_secrets,
             self.http.clock.now().div_euclid(SECOND_MS),
             SIGNATURE_TOLERANCE_SECS,
-        )
-        .map_err(WebhookOutcome::BadSignature)?;
+        );
+        if !planted(Defect::UnsignedWebhookTrusted) {
+            signed.map_err(WebhookOutcome::BadSignature)?;
+        }
         webhook_event::parse(body).map_err(WebhookOutcome::Unreadable)
     }
 

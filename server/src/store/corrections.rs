@@ -287,7 +287,11 @@ async fn insert(
         window_end: Set(window.end),
         period_end: Set(Some(window.end)),
         closed_at: Set(Some(now)),
-        quantity: Set(correction.quantity),
+        quantity: Set(if planted(Defect::CorrectionSignLost) {
+            correction.quantity.saturating_abs()
+        } else {
+            correction.quantity
+        }),
         first_at: Set(correction.at),
         last_at: Set(correction.at),
         state: Set(state.into()),

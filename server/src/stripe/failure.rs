@@ -126,6 +126,7 @@ fn failure_of(error: &RequestError) -> Failure {
         }
         _ if message_contains(error, "Keys for idempotent requests") => Failure::KeyReused(text),
         _ if message_contains(error, "No such customer") => Failure::NoCustomer(text),
+        400 if planted(Defect::RefusalTakenForNoAnswer) => Failure::NoAnswer(text),
         // Not Stripe's error, which says why: something on the way answered.
         400 if has_no_reason(error) => Failure::NoAnswer(text),
         400 => Failure::Refused(text),

@@ -20,6 +20,7 @@ use crate::{
     },
     entity::billing_period::{self, BillingPeriodInvoiceState},
     error::Result,
+    planted_defects::{Defect, planted},
     store::{
         Store, boundaries::record_boundary_change, deleted_accounts::is_deleted,
         reassign::reassign_open_reports, rows, send_order::forget_send_by,
@@ -377,7 +378,9 @@ fn end_of(
 
 /// Whether an item charges another price than in a period: usage from then on is of a period of its own.
 pub(super) fn is_price_replaced(row: &BillingPeriod, item: &ItemSnapshot) -> bool {
-    row.item == item.item && row.price.as_ref().is_some_and(|price| *price != item.price)
+    row.item == item.item
+        && row.price.as_ref().is_some_and(|price| *price != item.price)
+        && !planted(Defect::PriceSwapIgnored)
 }
 
 /// An invoice's state as the columns `invoice_state` and `draft_until`.
