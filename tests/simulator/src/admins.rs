@@ -15,6 +15,8 @@ use crate::{
 
 /// A change is made only so far from the ends of a period.
 pub(crate) const MARGIN: i64 = 75 * MINUTE;
+/// A correction takes at most one part in so many of some usage.
+const TAKEN: i64 = 4;
 /// Reports that an admin looks at.
 const MAX_DECISIONS: usize = 3;
 
@@ -128,7 +130,25 @@ async fn link(
     Ok(())
 }
 
-/// Adds usage by a correction.
+/// Some usage that a correction may take a part of.
+fn takeable<'a>(
+    oracle: &'a Oracle,
+    random: &mut Random,
+    account: usize,
+    now_ms: i64,
+) -> Option<&'a Unit> {
+    let recent = now_ms - 10 * DAY..now_ms;
+    let is_such = |unit: &&Unit| {
+        unit.account == account
+            && unit.answer == Answer::Acknowledged
+            && unit.quantity > TAKEN
+            && recent.contains(&unit.at)
+    };
+    let all: Vec<&Unit> = oracle.units.iter().filter(is_such).collect();
+    (!all.is_empty()).then(|| random.pick(&all))
+}
+
+/// Adds usage by a correction, or takes some away.
 async fn correct(
     world: &mut World,
     oracle: &mut Oracle,
@@ -136,7 +156,7 @@ async fn correct(
     account: usize,
 ) -> Outcome<()> {
     let known = &oracle.accounts[account];
-    let unit = Unit {
+    let mut unit = Unit {
         account,
         meter: random.place(known.meters),
         at: world.now_ms - random.below(10 * DAY),
@@ -146,6 +166,12 @@ async fn correct(
         answer: Answer::Unknown,
         answered_at: 0,
     };
+    if random.one_in(3)
+        && let Some(from) = takeable(oracle, random, account, world.now_ms)
+    {
+        (unit.meter, unit.at) = (from.meter, from.at);
+        unit.quantity = -1 - random.below(from.quantity / TAKEN);
+    }
     let correction = Correct::new(&known.name, unit.quantity, "simulated")
         .meter(METERS[unit.meter].0)
         .timestamp(time::utc(unit.at))

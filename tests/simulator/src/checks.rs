@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use fake_stripe::{InvoiceSnapshot, StoredEvent};
+use fake_stripe::{InvoiceSnapshot, StoredEvent, webhook_signature};
 use usage_client::{
     Get, ListReports, ReportKind,
     ReportState::{self, Accepted, Confirmed, Invoiced},
@@ -14,16 +14,17 @@ use crate::{
     faults::{Fault, Kind},
     invoices,
     oracle::{Answer, Oracle, Unit},
+    refusals::Refusals,
     sent,
     terms::Charge,
-    time::{self, DAY},
+    time::{self, DAY, SECOND},
     world::{METERS, Outcome, World, text},
 };
 
 /// Reports of an account.
 const MAX_REPORTS: usize = 100_000;
 
-/// Totals that were shown, of each account and meter. They never go back.
+/// Totals that were shown, of each account and meter, with what corrections took away. They never go back.
 pub(crate) type Shown = BTreeMap<(usize, usize), i64>;
 
 /// States in which usage is at Stripe.
@@ -63,14 +64,42 @@ pub(crate) async fn check_shown(
                     known.name
                 ));
             }
-            let before = shown.insert((account, meter), total).unwrap_or(0);
-            if total < before {
+            // What corrections have not taken away.
+            let Some(taken) = oracle.taken((account, meter)) else {
+                continue;
+            };
+            let gross = total + taken;
+            let before = shown.insert((account, meter), gross).unwrap_or(0);
+            if gross < before {
                 return Err(format!(
-                    "the total of {} and {name} went back from {before} to {total}",
+                    "the total of {} and {name} went back from {before} to {gross}",
                     known.name
                 ));
             }
         }
+    }
+    Ok(())
+}
+
+/// Checks that a webhook that Stripe did not sign is refused.
+pub(crate) async fn check_forged(world: &mut World) -> Outcome<()> {
+    let now = world.now_ms.div_euclid(SECOND);
+    let body = format!(
+        r#"{{"id":"evt_forged_{now}","object":"event","type":"customer.subscription.updated","created":{now},"data":{{"object":{{"id":"sub_forged","customer":"cus_forged"}}}}}}"#
+    );
+    let signature = webhook_signature(&["whsec_forged"], now, &body);
+    let client = reqwest::Client::builder().no_proxy().build();
+    let request = client
+        .map_err(text)?
+        .post(world.webhook_url())
+        .header("stripe-signature", signature)
+        .body(body);
+    // A replica that is down answers nothing.
+    let Ok(answer) = world.run(request.send()).await? else {
+        return Ok(());
+    };
+    if answer.status().is_success() {
+        return Err("a webhook was taken that Stripe did not sign".to_owned());
     }
     Ok(())
 }
@@ -85,11 +114,17 @@ pub(crate) struct Ends {
     pub(crate) invoices: Vec<InvoiceSnapshot>,
     /// What doctor says that is not in order.
     findings: Vec<(Severity, String)>,
+    /// What Stripe refused.
+    pub(crate) refusals: Refusals,
     pub(crate) now_ms: i64,
 }
 
 impl Ends {
-    pub(crate) async fn read(world: &mut World, oracle: &Oracle) -> Outcome<Self> {
+    pub(crate) async fn read(
+        world: &mut World,
+        oracle: &Oracle,
+        refusals: Refusals,
+    ) -> Outcome<Self> {
         let mut reports = Vec::new();
         for account in &oracle.accounts {
             let client = world.client.clone();
@@ -122,6 +157,7 @@ impl Ends {
                     (finding.severity, line)
                 })
                 .collect(),
+            refusals,
             now_ms: world.now_ms,
         })
     }

@@ -11,6 +11,10 @@ use crate::{
 
 /// The part of the seed that faults are drawn from.
 const PART: u64 = 0xfa17;
+/// The part that refusals are drawn from. They came later, and follow the others so that these keep their numbers.
+const REFUSALS: u64 = 0xfa18;
+/// Most refusals of a run.
+const MAX_REFUSALS: i64 = 2;
 /// Most faults of a run.
 const MAX_FAULTS: i64 = 24;
 /// The operations of a step that are counted for faults: most steps have a few dozen.
@@ -84,9 +88,12 @@ pub(crate) enum StripeKind {
     Slow,
     Silent,
     Loses,
+    /// It refuses events for good.
+    Refuses400,
 }
 
 impl StripeKind {
+    /// Those that are drawn together.
     const ALL: [Self; 11] = [
         Self::Refuses500,
         Self::Accepts500,
@@ -116,6 +123,8 @@ impl StripeKind {
             Self::Silent => StripeFault::delay(Duration::from_mins(2)).after_executing(),
             // Only of events: elsewhere there is nothing to lose.
             Self::Loses => return StripeFault::lose().times(times).on_path(EVENTS),
+            // Elsewhere it says that something is set up wrong.
+            Self::Refuses400 => return StripeFault::status(400).times(times).on_path(EVENTS),
         };
         let fault = fault.times(times);
         if of_events {
@@ -198,6 +207,16 @@ pub(crate) fn draw(seed: u64, steps: usize) -> Vec<Fault> {
         })
         .collect();
     faults.sort_by_key(|fault| fault.step);
+    let mut random = Random::of_part(seed, REFUSALS);
+    let refusals = (0..random.below(MAX_REFUSALS + 1)).map(|_| Fault {
+        step: random.place(steps),
+        kind: Kind::Stripe {
+            how: StripeKind::Refuses400,
+            times: random.pick(&[1, 1, 4]),
+            of_events: true,
+        },
+    });
+    faults.extend(refusals);
     faults
 }
 
@@ -294,6 +313,6 @@ mod tests {
             assert_eq!(faults, draw(seed, 100));
             names.extend(faults.into_iter().map(|fault| fault.kind.name()));
         }
-        assert!(names.len() >= 30, "{names:?}");
+        assert!(names.len() >= 31, "{names:?}");
     }
 }

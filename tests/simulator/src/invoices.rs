@@ -24,7 +24,7 @@ struct Held {
     elsewhere: i64,
     /// A person was told of it, and it is at Stripe all the same. Or it came to Stripe when a change there had left it out,
     /// which the service could not know.
-    unsure: i64,
+    unsure: Bounds,
     /// An admin moved it to this period.
     moved_here: i64,
 }
@@ -60,10 +60,15 @@ fn check_line(
     let charged = charged(ends, known, whose.1, time);
     let held = held(ends, (known, whose.1), &reports, time);
     let expected = expected(oracle, whose, &reports, time);
-    let (least, most) = (
-        charged + held.elsewhere - held.moved_here,
-        charged + held.elsewhere + held.unsure - held.moved_here,
-    );
+    // A line of less than nothing charges nothing.
+    let below: i64 = if charged == 0 {
+        let own = reports.iter().filter(|report| report.quantity < 0);
+        own.map(|report| report.quantity).sum()
+    } else {
+        0
+    };
+    let sum = charged + held.elsewhere - held.moved_here;
+    let (least, most) = (sum + held.unsure.least + below, sum + held.unsure.most);
     if least <= expected.most && expected.least <= most {
         return Ok(());
     }
@@ -134,12 +139,14 @@ fn held(
         let event = event.filter(|event| !event.cancelled);
         let may_be_lost = event.is_some_and(|event| known.terms.may_be_lost(meter, event));
         match (is_told, billed) {
-            (true, _) if is_own && event.is_some() => held.unsure += report.quantity,
-            (false, None | Some(true)) if is_own && may_be_lost => held.unsure += report.quantity,
+            (true, _) if is_own && event.is_some() => held.unsure.may_have(report.quantity),
+            (false, None | Some(true)) if is_own && may_be_lost => {
+                held.unsure.may_have(report.quantity);
+            }
             (false, Some(true)) if !is_own => {
                 held.moved_here += report.quantity;
                 if may_be_lost {
-                    held.unsure += report.quantity;
+                    held.unsure.may_have(report.quantity);
                 }
             }
             (true, _) | (false, Some(false)) if is_own => held.elsewhere += report.quantity,

@@ -6,7 +6,7 @@
 //!   its own; `shrink`: finds the faults without which a seed does not fail.
 //! - `run`: one run of a seed; `plan`: what is drawn from the seed; `faults`: its list of faults; `strike`: begins them;
 //!   `scripts`: what happens to subscriptions at Stripe; `at_stripe`: carries it out; `callers` and `admins`.
-//! - `oracle`: what the rules say; `terms`: of subscriptions; `checks`, `sent` and `invoices`: what must hold.
+//! - `oracle`: what the rules say; `terms`: of subscriptions; `checks`, `sent`, `refusals` and `invoices`: what must hold.
 //! - `world`: the fake Stripe, the replica and the time that all share; `replica`: the service in a thread of its own;
 //!   `idle`: whether something still goes on; `log`: the service's warnings.
 //! - `defects`: the test of the simulator, by deliberate defects of the service; `planted`: those that this program has.
@@ -29,6 +29,7 @@ mod oracle;
 mod plan;
 mod planted;
 mod random;
+mod refusals;
 mod replica;
 mod run;
 mod scripts;

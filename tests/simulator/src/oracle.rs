@@ -185,6 +185,12 @@ impl Bounds {
     pub(crate) fn contains(self, sum: i64) -> bool {
         self.least <= sum && sum <= self.most
     }
+
+    /// A quantity may be in the sum or not.
+    pub(crate) fn may_have(&mut self, quantity: i64) {
+        self.least += quantity.min(0);
+        self.most += quantity.max(0);
+    }
 }
 
 /// What all callers sent.
@@ -199,14 +205,27 @@ impl Oracle {
     pub(crate) fn sum(&self, matches: impl Fn(&Unit) -> bool) -> Bounds {
         let mut bounds = Bounds::default();
         for unit in self.units.iter().filter(|unit| matches(unit)) {
-            if unit.answer == Answer::Acknowledged {
-                bounds.least += unit.quantity;
-            }
-            if unit.answer != Answer::Refused {
-                bounds.most += unit.quantity;
+            match unit.answer {
+                Answer::Acknowledged => {
+                    bounds.least += unit.quantity;
+                    bounds.most += unit.quantity;
+                }
+                Answer::Unknown => bounds.may_have(unit.quantity),
+                Answer::Refused => {}
             }
         }
         bounds
+    }
+
+    /// What corrections took away from an account and meter; none if that is not known.
+    pub(crate) fn taken(&self, whose: (usize, usize)) -> Option<i64> {
+        let own = self.units.iter().filter(|unit| {
+            (unit.account, unit.meter) == whose
+                && unit.quantity < 0
+                && unit.answer != Answer::Refused
+        });
+        own.map(|unit| (unit.answer == Answer::Acknowledged).then_some(-unit.quantity))
+            .sum()
     }
 
     /// The same, where some of the units may also belong elsewhere.
@@ -215,12 +234,12 @@ impl Oracle {
         matches: impl Fn(&Unit) -> bool,
         may_match: impl Fn(&Unit) -> bool,
     ) -> Bounds {
-        let certain = self.sum(|unit| matches(unit) && !may_match(unit));
-        let possible = self.sum(may_match);
-        Bounds {
-            least: certain.least,
-            most: certain.most + possible.most,
+        let mut bounds = self.sum(|unit| matches(unit) && !may_match(unit));
+        let possible = self.units.iter().filter(|unit| may_match(unit));
+        for unit in possible.filter(|unit| unit.answer != Answer::Refused) {
+            bounds.may_have(unit.quantity);
         }
+        bounds
     }
 
     /// The next ends of billing periods after a time.

@@ -15,6 +15,7 @@ use crate::{
     oracle::{Account, Billing, Oracle},
     plan::{AFTER_END, SHAPE, START_MS, STEPS, Size, shape, times},
     random::Random,
+    refusals::Refusals,
     scripts::{self, Script},
     terms::Terms,
     time::{DAY, HOUR, MINUTE, SECOND},
@@ -29,6 +30,9 @@ const READING_SECS: u32 = 10;
 
 /// How many steps after a fault of the disk or of the server every call succeeds again.
 const CALM_AFTER: usize = 2;
+
+/// One step in so many has a webhook that Stripe did not send.
+const FORGED_EVERY: usize = 8;
 
 /// How many steps after any fault everything is as without it. Some last for several steps.
 const QUIET_AFTER: usize = 6;
@@ -89,6 +93,9 @@ pub(crate) struct Run {
     pub(crate) lag_ends: Option<usize>,
     /// The step from which Stripe answers about events again.
     pub(crate) deaf_ends: Option<usize>,
+    /// Whether Stripe may refuse events, and what it refused.
+    pub(crate) may_refuse: bool,
+    refusals: Refusals,
     pub(crate) report: Report,
 }
 
@@ -110,6 +117,8 @@ impl Run {
             outage_ends: None,
             lag_ends: None,
             deaf_ends: None,
+            may_refuse: false,
+            refusals: Refusals::default(),
             report: Report::default(),
         };
         run.create_prices().await?;
@@ -203,6 +212,10 @@ impl Run {
     pub(crate) async fn live(&mut self) -> Outcome<()> {
         let (mut since, mut before) = (START_MS, START_MS);
         for (step, at) in times(self.seed, &self.size).into_iter().enumerate() {
+            // Before the warnings of the step are counted: the service warns of it.
+            if step % FORGED_EVERY == 0 {
+                checks::check_forged(&mut self.world).await?;
+            }
             let problems = log::number();
             let errors = self.report.errors;
             self.begin_faults(step).await?;
@@ -211,6 +224,10 @@ impl Run {
             DISK.begin_step(faults::of_disk(&self.faults, step, true));
             self.act(step, since).await?;
             self.note_read(step).await?;
+            if self.may_refuse {
+                let is_calm = self.is_calm(step);
+                self.refusals.note(&self.world, is_calm).await?;
+            }
             self.met.extend(DISK.take_met());
             if log::number() > problems || self.report.errors > errors {
                 self.note_mattered(step);
@@ -320,6 +337,7 @@ impl Run {
 
     async fn end_and_check(&mut self) -> Outcome<()> {
         DISK.begin_step(Vec::new());
+        self.refusals.check(&self.world).await?;
         let stripe = self.world.stripe.clone();
         stripe.clear_faults().await.map_err(text)?;
         let none = Duration::ZERO;
@@ -341,7 +359,8 @@ impl Run {
         self.force_report().await?;
         self.outlive_periods().await?;
         checks::check_shown(&mut self.world, &self.oracle, START_MS, &mut self.shown).await?;
-        let ends = Ends::read(&mut self.world, &self.oracle).await?;
+        let refusals = std::mem::take(&mut self.refusals);
+        let ends = Ends::read(&mut self.world, &self.oracle, refusals).await?;
         self.report.told = ends.told();
         self.report.lines = ends.lines();
         ends.check(&self.oracle, &self.faults)?;

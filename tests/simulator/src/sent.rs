@@ -35,7 +35,7 @@ pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
         let known = &oracle.accounts[account];
         for report in reports {
             let event = ends.events.get(&report.identifier);
-            let checked = check_report(report, event, known, ends.now_ms);
+            let checked = check_report(ends, report, event, known);
             if let Err(why) = checked.and_then(|()| check_compared(ends, report, event)) {
                 let event = event.map_or("none", |event| event.customer.as_str());
                 return Err(format!(
@@ -62,10 +62,10 @@ pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
 }
 
 fn check_report(
+    ends: &Ends,
     report: &UsageReport,
     event: Option<&StoredEvent>,
     known: &Account,
-    now_ms: i64,
 ) -> Outcome<()> {
     let start = report.window.start.timestamp_millis();
     let billing = known.billing_at(start);
@@ -77,7 +77,8 @@ fn check_report(
         return Err("at Stripe, and the state says that it is not".to_owned());
     }
     match report.state {
-        // Stripe refuses no event and deletes no customer; but an admin may bill at a wrong clock's time.
+        ReportState::Rejected if ends.refusals.contains(&report.identifier) => Ok(()),
+        // Else Stripe refuses no event, and deletes no customer; but an admin may bill at a wrong clock's time.
         ReportState::Rejected | ReportState::CustomerDeleted if report.bill_at.is_none() => {
             Err("Stripe did not refuse it".to_owned())
         }
@@ -96,7 +97,7 @@ fn check_report(
         ReportState::NotBillable if charge == Charge::Trial => Ok(()),
         ReportState::NoCustomer if billing == Billing::NoCustomer || is_unsure => Ok(()),
         ReportState::WrittenOff if !report.decisions.is_empty() => Ok(()),
-        ReportState::Open if now_ms < start + CLOSED_AFTER => Ok(()),
+        ReportState::Open if ends.now_ms < start + CLOSED_AFTER => Ok(()),
         state if TOLD.contains(&state) => Ok(()),
         _ => Err("a report is in the wrong state".to_owned()),
     }

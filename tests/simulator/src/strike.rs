@@ -6,7 +6,7 @@ use fake_stripe::WebhookOptions;
 
 use crate::{
     disk::{DISK, Unsynced},
-    faults::{self, EVENTS, Fault, Kind},
+    faults::{self, EVENTS, Fault, Kind, StripeKind},
     random::Random,
     run::Run,
     time::MINUTE,
@@ -75,6 +75,7 @@ impl Run {
                 times,
                 of_events,
             } => {
+                self.may_refuse |= how == StripeKind::Refuses400;
                 stripe
                     .script(how.script(times, of_events))
                     .await

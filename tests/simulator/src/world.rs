@@ -155,9 +155,14 @@ impl World {
     }
 
     async fn receive_webhooks(&self) -> Outcome<()> {
-        let url = format!("http://127.0.0.1:{}/webhooks/stripe", self.ports.1);
+        let url = self.webhook_url();
         let registered = self.stripe.register_webhook(&url, "whsec_simulated").await;
         registered.map_err(text)
+    }
+
+    /// Where the replica receives webhooks.
+    pub(crate) fn webhook_url(&self) -> String {
+        format!("http://127.0.0.1:{}/webhooks/stripe", self.ports.1)
     }
 
     /// The URL and the key of Stripe.
