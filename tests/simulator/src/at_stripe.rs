@@ -9,7 +9,7 @@ use crate::{
     admins::{MARGIN, PLANS},
     oracle::Billing,
     run::Run,
-    scripts::{Event, Script, Trial},
+    scripts::{Event, Trial},
     terms::{Change, Charge, Term, Terms},
     time::{HOUR, SECOND},
     world::{METERS, Outcome, World, text},
@@ -74,11 +74,16 @@ impl Run {
     pub(crate) async fn change_at_stripe(&mut self, step: usize, before: i64) -> Outcome<()> {
         let mut has_changed = false;
         for account in 0..self.scripts.len() {
-            let Some(event) = next(&mut self.scripts[account], step) else {
+            self.leave_out_missed(account, step);
+            let Some((at, event)) = self.scripts[account].events.first().copied() else {
                 continue;
             };
+            if at > step {
+                continue;
+            }
             if self.carry_out(account, event, before).await? {
                 self.scripts[account].events.remove(0);
+                self.report.changes.push((event, true));
                 has_changed = true;
             }
         }
@@ -88,6 +93,16 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// A pause of the collection comes in its step or not at all, because no invoice is to be made in it.
+    fn leave_out_missed(&mut self, account: usize, step: usize) {
+        let events = &mut self.scripts[account].events;
+        let first = events.first();
+        if first.is_some_and(|(at, event)| *event == Event::PauseCollection && *at < step) {
+            let missed = events.drain(..).map(|(_, event)| (event, false));
+            self.report.changes.extend(missed);
+        }
     }
 
     /// Carries out an event, if it can be.
@@ -272,17 +287,6 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// The next event of a script that is due. A pause of the collection comes in its step or not at all, because no invoice is
-/// to be made in it.
-fn next(script: &mut Script, step: usize) -> Option<Event> {
-    let is_over = |(at, event): &(usize, Event)| *event == Event::PauseCollection && *at < step;
-    if script.events.first().is_some_and(is_over) {
-        script.events.clear();
-    }
-    let (at, event) = *script.events.first()?;
-    (at <= step).then_some(event)
 }
 
 impl World {

@@ -24,6 +24,7 @@ pub(crate) struct Ended {
     pub(crate) digest: String,
     pub(crate) days: u64,
     pub(crate) faults: Vec<EndedFault>,
+    pub(crate) changes: Vec<EndedChange>,
     /// Why it failed, if it did.
     pub(crate) failure: Option<String>,
     /// All that it printed.
@@ -38,6 +39,13 @@ pub(crate) struct EndedFault {
     pub(crate) mattered: bool,
     pub(crate) name: String,
     pub(crate) text: String,
+}
+
+/// A change at Stripe of a run that has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct EndedChange {
+    pub(crate) name: String,
+    pub(crate) is_made: bool,
 }
 
 /// Runs a case in another process.
@@ -92,6 +100,14 @@ fn read(printed: &str) -> Ended {
                     });
                 }
             }
+            "change" => {
+                if let Some((name, is_made)) = rest.split_once('|') {
+                    ended.changes.push(EndedChange {
+                        name: name.to_owned(),
+                        is_made: is_made == "made",
+                    });
+                }
+            }
             "failed" => ended.failure = Some(rest.to_owned()),
             _ => {}
         }
@@ -117,6 +133,10 @@ pub(crate) fn run_here(case: &Case, size: &Size, out: &mut impl Write) -> io::Re
         let mattered = if *mattered { "mattered" } else { "-" };
         let name = fault.kind.name();
         writeln!(out, "fault {number}|{is_met}|{mattered}|{name}|{fault}")?;
+    }
+    for (event, is_made) in &report.changes {
+        let is_made = if *is_made { "made" } else { "-" };
+        writeln!(out, "change {}|{is_made}", event.name())?;
     }
     let Err(why) = outcome else {
         writeln!(out, "passed")?;

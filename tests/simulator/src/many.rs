@@ -15,7 +15,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     child::{Ended, run_apart},
+    faults,
     plan::Size,
+    scripts,
     seeds::Case,
     shrink::shrink,
 };
@@ -49,8 +51,10 @@ struct Totals {
     days: u64,
     faults: usize,
     failures: usize,
-    /// Of each kind: drawn, met, mattered.
+    /// Of each kind of fault: drawn, met, mattered.
     kinds: BTreeMap<String, [usize; 3]>,
+    /// Of each change at Stripe: drawn, made.
+    changes: BTreeMap<String, [usize; 2]>,
 }
 
 impl Plan {
@@ -157,6 +161,31 @@ impl Totals {
             *mattered += usize::from(fault.mattered);
             self.faults += usize::from(fault.is_met);
         }
+        for change in &ended.changes {
+            let [drawn, made] = self.changes.entry(change.name.clone()).or_default();
+            *drawn += 1;
+            *made += usize::from(change.is_made);
+        }
+    }
+
+    /// What these seeds say nothing about: kinds of faults that were never met, or never mattered, and changes that were
+    /// never made.
+    fn holes(&self) -> Vec<String> {
+        let number = |name: &String, place: usize| self.kinds.get(name).map_or(0, |of| of[place]);
+        let faults = faults::names().into_iter().filter_map(|name| {
+            let why = match (number(&name, 0), number(&name, 1), number(&name, 2)) {
+                (0, ..) => "never drawn",
+                (_, 0, _) => "never met",
+                (.., 0) => "never mattered",
+                _ => return None,
+            };
+            Some(format!("{name} ({why})"))
+        });
+        let changes = scripts::names().into_iter().filter_map(|name| {
+            let made = self.changes.get(&name).map_or(0, |[_, made]| *made);
+            (made == 0).then(|| format!("{name} (never made)"))
+        });
+        faults.chain(changes).collect()
     }
 
     fn print(&self, out: &mut impl Write) -> io::Result<()> {
@@ -170,11 +199,73 @@ impl Totals {
         }
         writeln!(
             out,
+            "{:<42} {:>7} {:>7}",
+            "change at Stripe", "drawn", "made"
+        )?;
+        for (name, [drawn, made]) in &self.changes {
+            writeln!(out, "{name:<42} {drawn:>7} {made:>7}")?;
+        }
+        let holes = self.holes();
+        let none = holes.is_empty().then(|| "none".to_owned());
+        writeln!(out, "holes: {}", none.unwrap_or_else(|| holes.join(", ")))?;
+        writeln!(
+            out,
             "simulate: seeds={} years={} faults={} failures={}",
             self.seeds,
             self.days / 365,
             self.faults,
             self.failures
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::child::{EndedChange, EndedFault};
+
+    fn fault(name: &str, is_met: bool, mattered: bool) -> EndedFault {
+        EndedFault {
+            number: 0,
+            is_met,
+            mattered,
+            name: name.to_owned(),
+            text: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_never_happened_or_never_mattered_is_a_hole() {
+        let mut totals = Totals::default();
+        let mut ended = Ended {
+            faults: vec![fault("kill", true, true), fault("freeze", true, false)],
+            ..Ended::default()
+        };
+        ended.faults.push(fault("outage", false, false));
+        ended.changes.push(EndedChange {
+            name: "Cancel".to_owned(),
+            is_made: true,
+        });
+        totals.add(&ended);
+        let holes = totals.holes();
+        let has = |hole: &str| holes.iter().any(|one| one == hole);
+        assert!(has("freeze (never mattered)") && has("outage (never met)"));
+        assert!(has("restart (never drawn)") && has("Subscribe (never made)"));
+        let names = ["kill", "Cancel ("];
+        assert!(
+            !names
+                .iter()
+                .any(|name| holes.iter().any(|one| one.starts_with(name)))
+        );
+        for name in faults::names() {
+            ended.faults.push(fault(&name, true, true));
+        }
+        let made = scripts::names().into_iter().map(|name| EndedChange {
+            name,
+            is_made: true,
+        });
+        ended.changes.extend(made);
+        totals.add(&ended);
+        assert_eq!(totals.holes(), Vec::<String>::new());
     }
 }

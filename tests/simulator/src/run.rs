@@ -16,7 +16,7 @@ use crate::{
     plan::{AFTER_END, SHAPE, START_MS, STEPS, Size, shape, times},
     random::Random,
     refusals::Refusals,
-    scripts::{self, Script},
+    scripts::{self, Event, Script},
     terms::Terms,
     time::{DAY, HOUR, MINUTE, SECOND},
     world::{METERS, Outcome, World, text},
@@ -52,6 +52,8 @@ pub(crate) struct Report {
     pub(crate) syncs: u64,
     /// Of each fault of the list: its number, whether it was met, and whether it mattered.
     pub(crate) faults: Vec<(usize, Fault, bool, bool)>,
+    /// Of each change at Stripe that was drawn: whether it was made.
+    pub(crate) changes: Vec<(Event, bool)>,
 }
 
 impl fmt::Display for Report {
@@ -320,6 +322,10 @@ impl Run {
         report.days = (self.world.now_ms - START_MS) / DAY;
         report.units = self.oracle.units.len();
         report.starts = self.world.starts;
+        let left = self.scripts.iter().flat_map(|script| &script.events);
+        report
+            .changes
+            .extend(left.map(|(_, event)| (*event, false)));
         report.faults = self
             .faults
             .into_iter()

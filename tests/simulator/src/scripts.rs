@@ -39,6 +39,32 @@ pub(crate) enum Event {
     ResumeCollection,
 }
 
+impl Event {
+    const ALL: [Self; 11] = [
+        Self::EndTrial,
+        Self::Resume,
+        Self::SwapPrice,
+        Self::ReplaceItem,
+        Self::RemoveItem,
+        Self::AddItem,
+        Self::Cancel,
+        Self::CancelAtEnd,
+        Self::Subscribe,
+        Self::PauseCollection,
+        Self::ResumeCollection,
+    ];
+
+    /// Its name in summaries.
+    pub(crate) fn name(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// The names of all events.
+pub(crate) fn names() -> Vec<String> {
+    Event::ALL.map(Event::name).into()
+}
+
 /// A trial at the begin of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trial {
@@ -128,7 +154,7 @@ mod tests {
             accounts: 2,
             days: 20,
         };
-        let mut names = BTreeSet::new();
+        let mut drawn = BTreeSet::new();
         let mut trials = BTreeSet::new();
         for seed in 0..300 {
             let scripts = draw(seed, &size);
@@ -137,10 +163,10 @@ mod tests {
             for script in scripts {
                 trials.extend(script.trial.map(|trial| trial.pauses));
                 let events = script.events.iter();
-                names.extend(events.map(|(_, event)| format!("{event:?}")));
+                drawn.extend(events.map(|(_, event)| event.name()));
             }
         }
-        assert_eq!(names.len(), 11, "{names:?}");
+        assert_eq!(drawn, names().into_iter().collect());
         assert_eq!(trials.len(), 2);
     }
 }
