@@ -73,6 +73,7 @@ defects! {
     ResentAfterDay = "resent-after-day": "An event without an answer is sent again after a day, without looking for it.",
     FinalInvoiceIgnored = "final-invoice-ignored": "Usage is sent although its invoice is final.",
     OutsidePeriodsSent = "outside-periods-sent": "Usage outside every billing period is sent.",
+    RestoredWithoutLook = "restored-without-look": "After a restore, usage is sent without a look at what Stripe has of it.",
     DrainLeftOut = "drain-left-out": "A plan changes before Stripe has the usage from before it.",
     // What is read and compared.
     LossNotNoticed = "loss-not-noticed": "An accepted event that Stripe's totals lack is never noticed.",

@@ -54,7 +54,8 @@ pub fn next_step(
     restored_at: Option<Millis>,
     now: Millis,
 ) -> NextStep {
-    let look_up = restored_at.filter(|_| report.needs_look_up(restored_at));
+    let look_up = restored_at
+        .filter(|_| report.needs_look_up(restored_at) && !planted(Defect::RestoredWithoutLook));
     let decision = match decision {
         Some(decision) if report.state != State::Unknown => decision,
         _ => return look_up.map_or(NextStep::CheckDelivery, NextStep::LookUp),

@@ -3,7 +3,7 @@
 
 use usage_client::{
     CancelSubscription, ChangePlan, Changed, Correct, Error, ErrorKind, ListReports, PutAccount,
-    ReportState, ResolveAction, ResolveReport, UsageClient,
+    ReportState, ResolveAction, ResolveReport, UsageClient, UsageReport,
 };
 
 use crate::{
@@ -297,7 +297,12 @@ async fn decide(
         ReportState::Uncharged,
     ];
     let reports = page.reports.into_iter();
-    let reports = reports.filter(|report| waiting.contains(&report.state));
+    // What Stripe has of the time before a restore is looked up first.
+    let restored = |report: &UsageReport| {
+        let start = report.window.start.timestamp_millis();
+        oracle.is_before_restore(start)
+    };
+    let reports = reports.filter(|report| waiting.contains(&report.state) && !restored(report));
     for report in reports.take(MAX_DECISIONS) {
         let action = random.pick(&[
             ResolveAction::Retry,

@@ -83,7 +83,7 @@ impl Run {
             }
             if self.carry_out(account, event, before).await? {
                 self.scripts[account].events.remove(0);
-                self.report.changes.push((event, true));
+                self.report.changes.push((event.name(), true));
                 has_changed = true;
             }
         }
@@ -100,7 +100,7 @@ impl Run {
         let events = &mut self.scripts[account].events;
         let first = events.first();
         if first.is_some_and(|(at, event)| *event == Event::PauseCollection && *at < step) {
-            let missed = events.drain(..).map(|(_, event)| (event, false));
+            let missed = events.drain(..).map(|(_, event)| (event.name(), false));
             self.report.changes.extend(missed);
         }
     }

@@ -134,9 +134,9 @@ pub(crate) fn run_here(case: &Case, size: &Size, out: &mut impl Write) -> io::Re
         let name = fault.kind.name();
         writeln!(out, "fault {number}|{is_met}|{mattered}|{name}|{fault}")?;
     }
-    for (event, is_made) in &report.changes {
+    for (name, is_made) in &report.changes {
         let is_made = if *is_made { "made" } else { "-" };
-        writeln!(out, "change {}|{is_made}", event.name())?;
+        writeln!(out, "change {name}|{is_made}")?;
     }
     let Err(why) = outcome else {
         writeln!(out, "passed")?;

@@ -280,6 +280,11 @@ impl Disk {
         self.lock().files.values().map(|file| file.open).sum()
     }
 
+    /// Forgets files that are closed: they are read again when they are opened, because something else replaces them.
+    pub(crate) fn forget_closed(&self) {
+        self.lock().files.retain(|_, file| file.open > 0);
+    }
+
     /// Restores the power once no file is open: writes what is left of each file.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ fn check_line(
         .filter(|report| report.meter == METERS[whose.1].0)
         .collect();
     let charged = charged(ends, known, whose.1, time);
-    let held = held(ends, (known, whose.1), &reports, time);
+    let held = held(ends, oracle, whose, &reports, time);
     let expected = expected(oracle, whose, &reports, time);
     // A line of less than nothing charges nothing.
     let below: i64 = if charged == 0 {
@@ -124,10 +124,12 @@ fn expected(
 
 fn held(
     ends: &Ends,
-    (known, meter): (&Account, usize),
+    oracle: &Oracle,
+    (account, meter): (usize, usize),
     reports: &[&UsageReport],
     time: &Range<i64>,
 ) -> Held {
+    let known = &oracle.accounts[account];
     let mut held = Held::default();
     for report in reports {
         let is_own = time.contains(&report.window.start.timestamp_millis());
@@ -137,9 +139,13 @@ fn held(
             .map(|at| time.contains(&at.timestamp_millis()));
         let event = ends.events.get(&report.identifier);
         let event = event.filter(|event| !event.cancelled);
+        // Stripe may have it under an identifier that a restored database does not know.
+        let is_before = oracle.is_before_restore(window(report).start);
         let may_be_lost = event.is_some_and(|event| known.terms.may_be_lost(meter, event));
         match (is_told, billed) {
-            (true, _) if is_own && event.is_some() => held.unsure.may_have(report.quantity),
+            (true, _) if is_own && (event.is_some() || is_before) => {
+                held.unsure.may_have(report.quantity);
+            }
             (false, None | Some(true)) if is_own && may_be_lost => {
                 held.unsure.may_have(report.quantity);
             }

@@ -5,7 +5,8 @@
 //! - `command`: the command line; `seeds`: the seeds that ever failed; `many`: many seeds, each in a `child`, a process of
 //!   its own; `shrink`: finds the faults without which a seed does not fail.
 //! - `run`: one run of a seed; `plan`: what is drawn from the seed; `faults`: its list of faults; `strike`: begins them;
-//!   `scripts`: what happens to subscriptions at Stripe; `at_stripe`: carries it out; `callers` and `admins`.
+//!   `scripts`: what happens to subscriptions at Stripe; `at_stripe`: carries it out; `callers` and `admins`;
+//!   `restore`: of a backup.
 //! - `oracle`: what the rules say; `terms`: of subscriptions; `checks`, `sent`, `refusals` and `invoices`: what must hold.
 //! - `world`: the fake Stripe, the replica and the time that all share; `replica`: the service in a thread of its own;
 //!   `idle`: whether something still goes on; `log`: the service's warnings.
@@ -31,6 +32,7 @@ mod planted;
 mod random;
 mod refusals;
 mod replica;
+mod restore;
 mod run;
 mod scripts;
 mod seeds;

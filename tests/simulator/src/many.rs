@@ -17,7 +17,7 @@ use crate::{
     child::{Ended, run_apart},
     faults,
     plan::Size,
-    scripts,
+    restore, scripts,
     seeds::Case,
     shrink::shrink,
 };
@@ -53,7 +53,7 @@ struct Totals {
     failures: usize,
     /// Of each kind of fault: drawn, met, mattered.
     kinds: BTreeMap<String, [usize; 3]>,
-    /// Of each change at Stripe: drawn, made.
+    /// Of each change at Stripe, and of restores: drawn, made.
     changes: BTreeMap<String, [usize; 2]>,
 }
 
@@ -181,7 +181,9 @@ impl Totals {
             };
             Some(format!("{name} ({why})"))
         });
-        let changes = scripts::names().into_iter().filter_map(|name| {
+        let names = scripts::names().into_iter();
+        let names = names.chain([restore::NAME.to_owned()]);
+        let changes = names.filter_map(|name| {
             let made = self.changes.get(&name).map_or(0, |[_, made]| *made);
             (made == 0).then(|| format!("{name} (never made)"))
         });
@@ -197,11 +199,7 @@ impl Totals {
         for (name, [drawn, met, mattered]) in &self.kinds {
             writeln!(out, "{name:<42} {drawn:>7} {met:>7} {mattered:>8}")?;
         }
-        writeln!(
-            out,
-            "{:<42} {:>7} {:>7}",
-            "change at Stripe", "drawn", "made"
-        )?;
+        writeln!(out, "{:<42} {:>7} {:>7}", "change", "drawn", "made")?;
         for (name, [drawn, made]) in &self.changes {
             writeln!(out, "{name:<42} {drawn:>7} {made:>7}")?;
         }
@@ -260,7 +258,9 @@ mod tests {
         for name in faults::names() {
             ended.faults.push(fault(&name, true, true));
         }
-        let made = scripts::names().into_iter().map(|name| EndedChange {
+        let names = scripts::names().into_iter();
+        let names = names.chain([restore::NAME.to_owned()]);
+        let made = names.map(|name| EndedChange {
             name,
             is_made: true,
         });

@@ -1,9 +1,10 @@
 //! What is known of the usage by the rules alone: what callers sent and how it was answered, to whom it is billed, and
 //! which billing period it belongs to. It knows nothing of how the service works.
 
-use std::{fmt, ops::Range};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 use crate::{
+    restore::Restored,
     terms::{Charge, Terms},
     time::{self, DAY},
 };
@@ -198,9 +199,41 @@ impl Bounds {
 pub(crate) struct Oracle {
     pub(crate) accounts: Vec<Account>,
     pub(crate) units: Vec<Unit>,
+    pub(crate) restored: Option<Restored>,
 }
 
 impl Oracle {
+    /// A backup was restored: what was acknowledged after it may count or not, until it is repeated under its key.
+    pub(crate) fn lose(&mut self, backup_at: i64, at: i64) {
+        let mut restored = Restored {
+            backup_at,
+            at,
+            lost: BTreeMap::new(),
+        };
+        for unit in &mut self.units {
+            if unit.answer == Answer::Acknowledged && unit.answered_at >= backup_at {
+                unit.answer = Answer::Unknown;
+                let lost = restored.lost.entry((unit.account, unit.meter));
+                *lost.or_default() += unit.quantity.max(0);
+            }
+        }
+        self.restored = Some(restored);
+    }
+
+    /// How much more may be shown of an account and meter than was used: what Stripe has of lost usage is shown beside the
+    /// repeated usage, until that was looked up.
+    pub(crate) fn shown_twice(&self, whose: (usize, usize)) -> i64 {
+        let restored = self.restored.as_ref();
+        let lost = restored.and_then(|restored| restored.lost.get(&whose));
+        lost.copied().unwrap_or(0)
+    }
+
+    /// Whether usage is from before a restore.
+    pub(crate) fn is_before_restore(&self, at: i64) -> bool {
+        let restored = self.restored.as_ref();
+        restored.is_some_and(|restored| restored.is_before(at))
+    }
+
     /// What the units that match must add up to.
     pub(crate) fn sum(&self, matches: impl Fn(&Unit) -> bool) -> Bounds {
         let mut bounds = Bounds::default();

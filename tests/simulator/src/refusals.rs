@@ -42,6 +42,13 @@ impl Refusals {
         Ok(())
     }
 
+    /// A database without the answers was put in place.
+    pub(crate) fn forget(&mut self) {
+        for refusal in self.0.values_mut() {
+            refusal.is_final = false;
+        }
+    }
+
     pub(crate) fn contains(&self, identifier: &str) -> bool {
         self.0.contains_key(identifier)
     }

@@ -16,7 +16,8 @@ use crate::{
     plan::{AFTER_END, SHAPE, START_MS, STEPS, Size, shape, times},
     random::Random,
     refusals::Refusals,
-    scripts::{self, Event, Script},
+    restore::{self, Plan},
+    scripts::{self, Script},
     terms::Terms,
     time::{DAY, HOUR, MINUTE, SECOND},
     world::{METERS, Outcome, World, text},
@@ -53,7 +54,7 @@ pub(crate) struct Report {
     /// Of each fault of the list: its number, whether it was met, and whether it mattered.
     pub(crate) faults: Vec<(usize, Fault, bool, bool)>,
     /// Of each change at Stripe that was drawn: whether it was made.
-    pub(crate) changes: Vec<(Event, bool)>,
+    pub(crate) changes: Vec<(String, bool)>,
 }
 
 impl fmt::Display for Report {
@@ -82,10 +83,13 @@ pub(crate) struct Run {
     size: Size,
     pub(crate) world: World,
     pub(crate) oracle: Oracle,
+    /// When a backup is made and restored, and the time of the backup.
+    pub(crate) restore_plan: Option<Plan>,
+    pub(crate) backup_at: Option<i64>,
     /// What still happens to the subscription of each account.
     pub(crate) scripts: Vec<Script>,
     callers: Callers,
-    shown: Shown,
+    pub(crate) shown: Shown,
     /// Each fault with its number in the whole list of the seed.
     pub(crate) faults: Vec<(usize, Fault)>,
     pub(crate) met: Vec<usize>,
@@ -97,17 +101,24 @@ pub(crate) struct Run {
     pub(crate) deaf_ends: Option<usize>,
     /// Whether Stripe may refuse events, and what it refused.
     pub(crate) may_refuse: bool,
-    refusals: Refusals,
+    pub(crate) refusals: Refusals,
     pub(crate) report: Report,
 }
 
 impl Run {
     pub(crate) async fn begin(seed: u64, size: Size, faults: Vec<(usize, Fault)>) -> Outcome<Self> {
         let world = World::start(seed, START_MS).await?;
-        let scripts = scripts::draw(seed, &size);
+        let restore_plan = restore::draw(seed, &size);
+        // A restored database would learn of changes at Stripe once more.
+        let scripts = match restore_plan {
+            Some(_) => vec![Script::default(); size.accounts],
+            None => scripts::draw(seed, &size),
+        };
         let mut run = Self {
             seed,
             size,
+            restore_plan,
+            backup_at: None,
             scripts,
             world,
             oracle: Oracle::default(),
@@ -218,6 +229,7 @@ impl Run {
             if step % FORGED_EVERY == 0 {
                 checks::check_forged(&mut self.world).await?;
             }
+            self.back_up_or_restore(step).await?;
             let problems = log::number();
             let errors = self.report.errors;
             self.begin_faults(step).await?;
@@ -262,7 +274,7 @@ impl Run {
         if random.one_in(5) {
             self.force_report().await?;
         }
-        if random.one_in(4) {
+        if random.one_in(4) && !self.is_before_restore() {
             admins::act(&mut self.world, &mut self.oracle, &mut random).await?;
         }
         if random.one_in(3) {
@@ -323,9 +335,12 @@ impl Run {
         report.units = self.oracle.units.len();
         report.starts = self.world.starts;
         let left = self.scripts.iter().flat_map(|script| &script.events);
-        report
-            .changes
-            .extend(left.map(|(_, event)| (*event, false)));
+        let left = left.map(|(_, event)| (event.name(), false));
+        report.changes.extend(left);
+        if self.restore_plan.is_some() {
+            let is_made = self.oracle.restored.is_some();
+            report.changes.push((restore::NAME.to_owned(), is_made));
+        }
         report.faults = self
             .faults
             .into_iter()

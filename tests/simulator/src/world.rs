@@ -304,7 +304,7 @@ impl World {
     }
 
     /// Threads of the driver close the last files soon after the replica.
-    async fn check_closed(&self) -> Outcome<()> {
+    pub(crate) async fn check_closed(&self) -> Outcome<()> {
         for _ in 0..CLOSED_WITHIN_LOOKS {
             if DISK.open_files() == 0 {
                 return Ok(());
