@@ -93,7 +93,7 @@ pub(crate) async fn check_forged(world: &mut World) -> Outcome<()> {
     let client = reqwest::Client::builder().no_proxy().build();
     let request = client
         .map_err(text)?
-        .post(world.webhook_url())
+        .post(world.http_url("/webhooks/stripe"))
         .header("stripe-signature", signature)
         .body(body);
     // A replica that is down answers nothing.
@@ -162,6 +162,11 @@ impl Ends {
             refusals,
             now_ms: world.now_ms,
         })
+    }
+
+    /// Reads it once more.
+    pub(crate) async fn read_again(self, world: &mut World, oracle: &Oracle) -> Outcome<Self> {
+        Self::read(world, oracle, self.refusals).await
     }
 
     /// How many reports need a person.

@@ -7,7 +7,8 @@
 //! - `run`: one run of a seed; `plan`: what is drawn from the seed; `faults`: its list of faults; `strike`: begins them;
 //!   `scripts`: what happens to subscriptions at Stripe; `at_stripe`: carries it out; `callers` and `admins`;
 //!   `restore`: of a backup.
-//! - `oracle`: what the rules say; `terms`: of subscriptions; `checks`, `sent`, `refusals` and `invoices`: what must hold.
+//! - `oracle`: what the rules say; `terms`: of subscriptions; `checks`, `sent`, `refusals`, `invoices` and `told`: what must
+//!   hold.
 //! - `world`: the fake Stripe, the replica and the time that all share; `replica`: the service in a thread of its own;
 //!   `idle`: whether something still goes on; `log`: the service's warnings.
 //! - `defects`: the test of the simulator, by deliberate defects of the service; `planted`: those that this program has.
@@ -41,6 +42,7 @@ mod shrink;
 mod strike;
 mod terms;
 mod time;
+mod told;
 mod vfs;
 mod world;
 

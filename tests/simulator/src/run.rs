@@ -20,6 +20,7 @@ use crate::{
     scripts::{self, Script},
     terms::Terms,
     time::{DAY, HOUR, MINUTE, SECOND},
+    told,
     world::{METERS, Outcome, World, text},
 };
 
@@ -382,6 +383,7 @@ impl Run {
         checks::check_shown(&mut self.world, &self.oracle, START_MS, &mut self.shown).await?;
         let refusals = std::mem::take(&mut self.refusals);
         let ends = Ends::read(&mut self.world, &self.oracle, refusals).await?;
+        let ends = told::read_and_check(&mut self.world, &self.oracle, ends).await?;
         self.report.told = ends.told();
         self.report.lines = ends.lines();
         ends.check(&self.oracle, &self.faults)?;

@@ -155,14 +155,14 @@ impl World {
     }
 
     async fn receive_webhooks(&self) -> Outcome<()> {
-        let url = self.webhook_url();
+        let url = self.http_url("/webhooks/stripe");
         let registered = self.stripe.register_webhook(&url, "whsec_simulated").await;
         registered.map_err(text)
     }
 
-    /// Where the replica receives webhooks.
-    pub(crate) fn webhook_url(&self) -> String {
-        format!("http://127.0.0.1:{}/webhooks/stripe", self.ports.1)
+    /// A URL of the replica's HTTP listener.
+    pub(crate) fn http_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports.1)
     }
 
     /// The URL and the key of Stripe.
