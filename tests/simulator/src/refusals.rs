@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fake_stripe::LoggedRequest;
+use fake_stripe::{Fault, FaultKind, LoggedRequest};
 
 use crate::{
     faults::EVENTS,
@@ -66,6 +66,13 @@ impl Refusals {
             None => Ok(()),
         }
     }
+}
+
+/// Whether Stripe still refuses events.
+pub(crate) async fn may_follow(world: &World) -> Outcome<bool> {
+    let left = world.stripe.faults().await.map_err(text)?;
+    let refuses = |fault: &Fault| matches!(&fault.kind, FaultKind::Status { status, .. } if *status == REFUSED);
+    Ok(left.iter().any(refuses))
 }
 
 /// Whether a fault refused an event.

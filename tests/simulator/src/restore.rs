@@ -1,7 +1,7 @@
 //! A backup that an operator makes, and restores hours or days later. What was acknowledged in between is lost, unless
 //! callers repeat it; what of it was sent is compared by the hour, because the database no longer knows its identifiers.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use usage_client::UsageReport;
 use usage_server::{
@@ -148,9 +148,12 @@ impl World {
         };
         let making = async move {
             let mut printed = Vec::new();
-            backup::run(&command, &mut printed).await.map_err(text)
+            let made = Box::pin(backup::run(&command, &mut printed)).await;
+            made.map_err(text)
         };
         let made = self.run(making).await?;
+        // Threads of the driver close the last files.
+        self.pass(Duration::from_millis(10)).await?;
         DISK.forget_closed();
         made.map_err(|why| format!("no backup was made: {why}"))
     }
@@ -173,7 +176,7 @@ impl World {
         let clock = Clock::manual(self.now_ms);
         let restoring = async move {
             let mut printed = Vec::new();
-            let done = restore::run(&command, &clock, &mut printed, None).await;
+            let done = Box::pin(restore::run(&command, &clock, &mut printed, None)).await;
             let printed = String::from_utf8_lossy(&printed).into_owned();
             match done {
                 Ok(true) => Ok(()),

@@ -15,7 +15,7 @@ use crate::{
     oracle::{Account, Billing, Oracle},
     plan::{AFTER_END, SHAPE, START_MS, STEPS, Size, shape, times},
     random::Random,
-    refusals::Refusals,
+    refusals::{self, Refusals},
     restore::{self, Plan},
     scripts::{self, Script},
     terms::Terms,
@@ -242,6 +242,7 @@ impl Run {
             if self.may_refuse {
                 let is_calm = self.is_calm(step);
                 self.refusals.note(&self.world, is_calm).await?;
+                self.may_refuse = refusals::may_follow(&self.world).await?;
             }
             self.met.extend(DISK.take_met());
             if log::number() > problems || self.report.errors > errors {
