@@ -13,7 +13,7 @@ use crate::{
 
 /// Metrics are read from the database each minute, and the reading takes a moment.
 const TOLD_WITHIN: [Duration; 2] = [Duration::from_secs(61), Duration::from_secs(1)];
-/// Reports change their states meanwhile. Then the metrics are compared again, at most so many times.
+/// Reports may change their states meanwhile. Then the metrics are compared again, at most so many times.
 const ATTEMPTS: usize = 3;
 
 /// The number of reports of each state.
@@ -25,24 +25,22 @@ pub(crate) async fn read_and_check(
     oracle: &Oracle,
     mut ends: Ends,
 ) -> Outcome<Ends> {
+    let mut seen = Vec::new();
     for _ in 0..ATTEMPTS {
         for time in TOLD_WITHIN {
             world.pass(time).await?;
         }
         let told = told_by(&scrape(world).await?);
-        let before = numbers(&ends);
-        if told == before {
+        let there = numbers(&ends);
+        if told == there {
             return Ok(ends);
         }
+        seen.push((told, there));
         ends = ends.read_again(world, oracle).await?;
-        if numbers(&ends) == before {
-            return Err(format!(
-                "metrics tell the reports {told:?}, and there are {before:?}"
-            ));
-        }
     }
-    // They never stay as they are.
-    Ok(ends)
+    Err(format!(
+        "metrics do not tell the reports that a person decides on; told, and there: {seen:?}"
+    ))
 }
 
 fn numbers(ends: &Ends) -> Numbers {
@@ -59,7 +57,7 @@ fn told_by(metrics: &str) -> Numbers {
     let number_of = |state: ReportState| {
         let series = format!("usage_reports{{state=\"{state}\"}} ");
         let mut lines = metrics.lines();
-        let number = lines.find_map(|line| line.strip_prefix(&series)?.trim().parse().ok());
+        let number = lines.find_map(|line| line.strip_prefix(&series)?.trim().parse::<u64>().ok());
         Some((state.to_string(), number?))
     };
     TOLD.into_iter().filter_map(number_of).collect()
