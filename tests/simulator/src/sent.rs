@@ -35,7 +35,7 @@ pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
         let known = &oracle.accounts[account];
         for report in reports {
             let event = ends.events.get(&report.identifier);
-            let is_before = oracle.is_before_restore(window(report).start);
+            let is_before = is_looked_up(report, oracle);
             let checked = check_report(ends, (report, is_before), event, known);
             if let Err(why) = checked.and_then(|()| check_compared(ends, report, event)) {
                 let event = event.map_or("none", |event| event.customer.as_str());
@@ -67,6 +67,16 @@ pub(crate) fn check(ends: &Ends, oracle: &Oracle) -> Outcome<()> {
         Some((_, event)) => Err(format!("no report has sent {event:?}")),
         None => Ok(()),
     }
+}
+
+/// Whether a restore looked for a report at Stripe: it is of the time before, and the backup did not know that Stripe had it.
+fn is_looked_up(report: &UsageReport, oracle: &Oracle) -> bool {
+    let Some(restored) = &oracle.restored else {
+        return false;
+    };
+    let reported_at = report.reported_at.map(|at| at.timestamp_millis());
+    restored.is_before(window(report).start)
+        && reported_at.is_none_or(|at| at >= restored.backup_at)
 }
 
 /// `is_before`: it is usage from before a restore, whose event may have another identifier, and more than it has.
