@@ -35,7 +35,7 @@ async fn hostile_json_is_answered_or_refused_by_field(mut world: World) {
     // The watch of the health service never ends, and is not among the services over HTTP.
     let mut methods = methods();
     methods.retain(|(path, method)| !method.is_server_streaming() || path.starts_with("/usage."));
-    let (targets, mut called) = (targets(&methods), BTreeSet::new());
+    let (targets, mut done) = (targets(&methods), BTreeSet::new());
     let seen = Seen::default();
     let mut budget = Budget::new("json calls", 10)
         .at_most(2_000)
@@ -44,7 +44,7 @@ async fn hostile_json_is_answered_or_refused_by_field(mut world: World) {
         let input = usize::try_from(budget.cases).unwrap() - 1;
         let target = &targets[input % targets.len()];
         let text = text(&mut random, &seen, target, input >= targets.len());
-        called.insert(&target.path);
+        done.insert(&target.path);
         let checked = if target.method.is_server_streaming() {
             stream(&client, &world, &caller, &target.path, text.clone()).await
         } else {
@@ -56,7 +56,7 @@ async fn hostile_json_is_answered_or_refused_by_field(mut world: World) {
         }
     }
     budget.end();
-    assert_eq!(called.len(), methods.len(), "methods that were not called");
+    assert_eq!(done.len(), methods.len(), "methods that were not called");
     world.finish().await;
 }
 

@@ -44,7 +44,7 @@ async fn hostile_requests_are_answered_or_refused_by_field(mut world: World) {
     }
     let methods = methods();
     let targets = targets(&methods);
-    let mut called = BTreeSet::new();
+    let mut done = BTreeSet::new();
     let mut seen = Seen::default();
     let mut budget = Budget::new("requests", 15)
         .at_most(3_000)
@@ -53,9 +53,9 @@ async fn hostile_requests_are_answered_or_refused_by_field(mut world: World) {
         let (target, is_readable) = pick(&mut random, &targets, budget.cases);
         let (path, method) = (&target.path, &target.method);
         let made = target.message(&mut random, &seen);
-        called.insert(path.clone());
+        done.insert(path.clone());
         if path.ends_with("/RevokeKey") && format!("{made:?}").contains(caller.key_id()) {
-            // Nothing more could be called.
+            // Nothing more could be done.
             continue;
         }
         let bytes = if is_readable {
@@ -80,7 +80,7 @@ async fn hostile_requests_are_answered_or_refused_by_field(mut world: World) {
         }
     }
     budget.end();
-    assert_eq!(called.len(), methods.len(), "methods that were not called");
+    assert_eq!(done.len(), methods.len(), "methods that were not called");
     world.finish().await;
 }
 

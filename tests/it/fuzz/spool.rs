@@ -126,7 +126,7 @@ fn damage(random: &mut Random, folder: &Path, accounts: &[String]) -> Expected {
         let account = accounts.iter().find(has).unwrap();
         match random.below(6) {
             0 | 1 => {
-                let unreadable = unreadable(random, bytes);
+                let unreadable = unreadable(random, &bytes);
                 fs::write(&path, unreadable).unwrap();
                 expected.damaged += 1;
             }
@@ -164,14 +164,14 @@ fn damage(random: &mut Random, folder: &Path, accounts: &[String]) -> Expected {
 }
 
 /// Contents that no recorder wrote.
-fn unreadable(random: &mut Random, bytes: Vec<u8>) -> Vec<u8> {
+fn unreadable(random: &mut Random, bytes: &[u8]) -> Vec<u8> {
     let place = usize::try_from(random.below(i64::try_from(bytes.len()).unwrap())).unwrap();
-    let mut changed = bytes.clone();
+    let mut changed = bytes.to_vec();
     match random.below(7) {
         0 => changed.truncate(place),
         1 => changed[place] ^= 1 << random.below(8),
         2 => changed[7] = b'2',
-        3 => changed.extend_from_slice(&bytes),
+        3 => changed.extend_from_slice(bytes),
         4 => changed.reverse(),
         5 => changed = texts::bytes(random, 400),
         _ => {

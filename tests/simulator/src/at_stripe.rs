@@ -248,12 +248,12 @@ impl Run {
                 known.plan = 1 - known.plan;
             }
             Event::RemoveItem | Event::AddItem => {
-                let charge = if event == Event::AddItem {
+                let charged = if event == Event::AddItem {
                     Charge::Charged
                 } else {
                     Charge::Nothing
                 };
-                terms.begin(begin(Some(1), now, anchor, charge));
+                terms.begin(begin(Some(1), now, anchor, charged));
                 terms.change(Change {
                     meter: Some(1),
                     ..change

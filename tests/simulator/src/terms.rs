@@ -63,7 +63,7 @@ impl Change {
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     /// In the order of their times.
-    terms: Vec<Term>,
+    each: Vec<Term>,
     changes: Vec<Change>,
     /// Whether it ends with its period.
     pub(crate) is_ending: bool,
@@ -75,7 +75,7 @@ impl Terms {
     /// A subscription that always charges.
     pub(crate) fn of_anchor(anchor: i64) -> Self {
         Self {
-            terms: vec![Term {
+            each: vec![Term {
                 meter: None,
                 from: i64::MIN,
                 anchor,
@@ -90,7 +90,7 @@ impl Terms {
     /// One that begins with a trial, after which it charges or is paused.
     pub(crate) fn of_trial(trial: &Range<i64>, pauses: bool) -> Self {
         let mut terms = Self::of_anchor(trial.start);
-        terms.terms[0].charge = Charge::Trial;
+        terms.each[0].charge = Charge::Trial;
         terms.begin(Term {
             meter: None,
             from: trial.end,
@@ -109,9 +109,9 @@ impl Terms {
         let stays = |other: &Term| {
             other.from < term.from || term.meter.is_some() && other.meter != term.meter
         };
-        self.terms.retain(stays);
-        self.terms.push(term);
-        self.terms.sort_by_key(|term| term.from);
+        self.each.retain(stays);
+        self.each.push(term);
+        self.each.sort_by_key(|term| term.from);
     }
 
     /// Something was changed at Stripe.
@@ -135,7 +135,7 @@ impl Terms {
 
     /// Whether nothing was changed at Stripe, and nothing ever begins or ends.
     pub(crate) fn is_original(&self) -> bool {
-        self.terms.len() == 1 && self.changes.is_empty()
+        self.each.len() == 1 && self.changes.is_empty()
     }
 
     /// Whether an admin may change the subscription: it charges all meters, and the service knows it.
@@ -147,10 +147,10 @@ impl Terms {
     /// The term of a time, and when the next one begins.
     fn term_at(&self, meter: usize, at: i64) -> (Term, i64) {
         let concerns = |term: &&Term| term.meter.is_none_or(|own| own == meter);
-        let own = || self.terms.iter().filter(concerns);
+        let own = || self.each.iter().filter(concerns);
         let next = own().map(|term| term.from).filter(|from| *from > at).min();
         let last = own().rfind(|term| term.from <= at);
-        (*last.unwrap_or(&self.terms[0]), next.unwrap_or(i64::MAX))
+        (*last.unwrap_or(&self.each[0]), next.unwrap_or(i64::MAX))
     }
 
     pub(crate) fn charge_at(&self, meter: usize, at: i64) -> Charge {
@@ -207,7 +207,7 @@ impl Terms {
 
 impl fmt::Display for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for term in self.terms.iter().skip(1) {
+        for term in self.each.iter().skip(1) {
             let (charge, from) = (term.charge, time::text(term.from));
             write!(f, ", {charge:?}{} from {from}", of(term.meter))?;
         }
