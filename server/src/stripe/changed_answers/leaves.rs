@@ -18,14 +18,16 @@ impl Leaves {
         }
     }
 
-    /// Notes the fields that another result has as often, with other values.
+    /// Notes the fields that another result has as often, with other values, or without one.
     pub(super) fn compare(&mut self, text: &str) {
         let other = values(text);
         for (path, values) in &self.whole {
             let is_other = other
                 .get(path)
                 .is_some_and(|found| found.len() == values.len() && found != values);
-            if is_other {
+            let field = path.strip_suffix(".*").and_then(|field| other.get(field));
+            let is_none = field.is_some_and(|found| found.iter().any(|value| value == "None"));
+            if is_other || is_none {
                 self.changed.insert(path.clone());
             }
         }
@@ -114,8 +116,9 @@ fn fields_are_found_by_their_paths() {
     assert_eq!(leaves.unchanged(), all);
     assert_eq!(leaves.count(Some("Item")), 1);
     leaves.compare(&text("c", None, &[]));
-    assert_eq!(leaves.unchanged(), all[1..]);
-    leaves.compare(&text("c", Some(8), &["x", "y"]));
     assert_eq!(leaves.unchanged(), all[2..]);
+    let mut leaves = Leaves::of(&text("a", Some(7), &["x"]));
+    leaves.compare(&text("a", Some(8), &["x", "y"]));
+    assert_eq!(leaves.unchanged(), [all[0], all[2]]);
     assert_eq!(count("Other {\n}", Some("Item")), 0);
 }
