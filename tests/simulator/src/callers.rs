@@ -29,6 +29,9 @@ type Answered = (Call, Result<Vec<bool>, Error>);
 pub(crate) struct Done {
     pub(crate) calls: usize,
     pub(crate) errors: usize,
+    /// Units whose first answer was that they had been counted: by an earlier attempt of the same call, which the client
+    /// repeats when the disk or the server fails.
+    pub(crate) known_at_first: usize,
 }
 
 /// The callers.
@@ -117,7 +120,13 @@ pub(crate) async fn repeat(
 /// Repeats everything that has no answer. Returns how many still have none.
 pub(crate) async fn repeat_all(world: &mut World, oracle: &mut Oracle) -> Outcome<usize> {
     let calls = unanswered(oracle, world.now_ms);
-    send(world, oracle, calls, true).await?;
+    let done = send(world, oracle, calls, true).await?;
+    if done.known_at_first > 0 {
+        return Err(format!(
+            "{} refused units were counted",
+            done.known_at_first
+        ));
+    }
     Ok(unanswered(oracle, world.now_ms).len())
 }
 
@@ -143,7 +152,7 @@ async fn send(
         for (call, answer) in answered {
             done.calls += 1;
             done.errors += usize::from(answer.is_err());
-            note(oracle, &call, answer, world.now_ms)?;
+            done.known_at_first += note(oracle, &call, answer, world.now_ms)?;
         }
     }
     Ok(done)
@@ -167,13 +176,13 @@ async fn send_one(client: UsageClient, call: Call) -> Answered {
     (call, answer)
 }
 
-/// Notes an answer, and checks what is known at once.
+/// Notes an answer, and checks what is known at once. Returns how many units were known at their first answer.
 fn note(
     oracle: &mut Oracle,
     call: &Call,
     answer: Result<Vec<bool>, Error>,
     now_ms: i64,
-) -> Outcome<()> {
+) -> Outcome<usize> {
     let numbers = match call {
         Call::One(number, _) => vec![*number],
         Call::Many(numbers, _) => numbers.clone(),
@@ -183,14 +192,13 @@ fn note(
             if duplicates.len() != numbers.len() {
                 return Err(format!("items of a batch were refused: {call:?}"));
             }
+            let mut known_at_first = 0;
             for (number, is_duplicate) in numbers.iter().zip(duplicates) {
                 let unit = &mut oracle.units[*number];
+                known_at_first += usize::from(unit.answer == Answer::Refused && is_duplicate);
                 match (unit.answer, is_duplicate) {
                     (Answer::Acknowledged, false) => {
                         return Err(format!("an acknowledged unit was lost: {unit:?}"));
-                    }
-                    (Answer::Refused, true) => {
-                        return Err(format!("a refused unit was counted: {unit:?}"));
                     }
                     (Answer::Acknowledged, true) => {}
                     _ => {
@@ -199,7 +207,7 @@ fn note(
                     }
                 }
             }
-            Ok(())
+            Ok(known_at_first)
         }
         Err(error) => {
             let kinds = [
@@ -217,7 +225,7 @@ fn note(
                     unit.answer = Answer::Unknown;
                 }
             }
-            Ok(())
+            Ok(0)
         }
     }
 }

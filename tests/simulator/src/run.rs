@@ -264,6 +264,10 @@ impl Run {
             .count(&mut self.world, &mut self.oracle, &mut random, since)
             .await?;
         let repeated = callers::repeat(&mut self.world, &mut self.oracle, &mut random).await?;
+        let known = counted.known_at_first + repeated.known_at_first;
+        if known > 0 && self.is_calm(step) {
+            return Err(format!("{known} refused units were counted in step {step}"));
+        }
         if counted.errors + repeated.errors > 0 && self.is_calm(step) {
             return Err(format!(
                 "{} of {} calls failed in step {step}, and neither the disk nor the server did",
