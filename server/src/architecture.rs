@@ -89,3 +89,54 @@ fn the_console_calls_services_in_one_file() {
         .collect();
     assert_eq!(named, [PathBuf::from("console/calls.rs")]);
 }
+
+/// The modules of this crate that code names.
+fn named_modules(code: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for named in code.split("crate::").skip(1) {
+        let in_use = named.split(';').next().unwrap_or_default();
+        let Some(list) = in_use.strip_prefix('{') else {
+            found.extend(
+                named
+                    .split(|one: char| !one.is_alphanumeric() && one != '_')
+                    .next(),
+            );
+            continue;
+        };
+        let (mut depth, mut start) = (0_u32, 0);
+        for (at, one) in list.char_indices() {
+            match one {
+                '{' => depth = depth.saturating_add(1),
+                '}' if depth > 0 => depth = depth.saturating_sub(1),
+                ',' | '}' if depth == 0 => {
+                    let part = list.get(start..at).unwrap_or_default().trim();
+                    found.extend(part.split("::").next().filter(|name| !name.is_empty()));
+                    start = at.saturating_add(1);
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn modules_are_found_in_paths_and_lists() {
+    let code = "use crate::domain::window;\nuse crate::{\n    domain::{a, b},\n    store::Store,\n};\ncrate::error::Error";
+    assert_eq!(named_modules(code), ["domain", "domain", "store", "error"]);
+}
+
+#[test]
+fn the_domain_imports_no_sibling() {
+    let mut named = 0;
+    for (path, code) in sources() {
+        if path.starts_with("domain") {
+            for module in named_modules(&code) {
+                named += 1;
+                let may = ["domain", "planted_defects"].contains(&module);
+                assert!(may, "{} imports {module}", path.display());
+            }
+        }
+    }
+    assert!(named > 10, "{named}");
+}

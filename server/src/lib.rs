@@ -102,6 +102,7 @@
 //! | `account_check` | whether the key belongs to the Stripe account that usage is reported to |
 //! | `send_load` | whether what is due in the fullest hour can be sent at the configured rate |
 //! | `read_rate` | how fast Stripe is read |
+//! | [`planted_defects`] | deliberate defects, which only the simulator's binary has: they test the simulator |
 //! | `record` | audit entries, runs, decisions, reports and sign-offs as JSON lines and CSV |
 //! | `record_archive_file` | the files that old audit entries, runs and decisions are archived in |
 //! | `durable_file` | files that are written once, and are on the disk under their name |

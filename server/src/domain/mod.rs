@@ -1,7 +1,7 @@
 //! The domain: the types of usage, and the rules by which it is counted, split into windows and billed.
 //!
-//! Pure: no I/O, no clock, no database, no tonic, and no import from a sibling. Callers pass `now` and what they read,
-//! so every rule can be property-tested.
+//! Pure: no I/O, no clock, no database, no tonic, and no import from a sibling, but for `planted_defects`, which are never in a
+//! binary that counts real usage. Callers pass `now` and what they read, so every rule can be property-tested.
 
 pub mod access;
 pub mod account;

@@ -28,6 +28,7 @@ use crate::{
         open_report::{self, Column},
         report_run,
     },
+    error::Result,
 };
 
 /// The number of open reports that one transaction closes.
@@ -52,7 +53,7 @@ impl Store {
         scope: &Scope,
         after: Option<&OpenPlace>,
         now: Millis,
-    ) -> crate::error::Result<ClosedPage> {
+    ) -> Result<ClosedPage> {
         let page = Page { scope, after, now };
         retried(|| async {
             let seen = self.read_page(page).await?;
@@ -66,7 +67,7 @@ impl Store {
         run: Uuid,
         page: Page<'_>,
         mut seen: SeenPage,
-    ) -> crate::error::Result<ClosedPage> {
+    ) -> Result<ClosedPage> {
         let now = page.now;
         let closing = Closing {
             run: Some(run),
@@ -226,7 +227,7 @@ impl Store {
         &self,
         now: Millis,
         limit: u64,
-    ) -> crate::error::Result<Vec<AccountId>> {
+    ) -> Result<Vec<AccountId>> {
         // Few reports are open in each ended period. The offset keeps PostgreSQL from joining, for which it would read
         // every period.
         const SQL: &str = "SELECT DISTINCT p.account_id FROM billing_periods p \
