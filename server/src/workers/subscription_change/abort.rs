@@ -51,7 +51,7 @@ impl SubscriptionChanges {
                 after: None,
             });
         };
-        // How long ago Stripe was asked is decided by a time that is read now.
+        // From here on times are reckoned from a new reading: this machine may have stood still since the last one.
         self.store.now_as_read().await?;
         let holder = self.new_holder();
         if !self.store.claim_change(&seen, &holder).await? {
