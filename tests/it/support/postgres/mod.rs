@@ -263,16 +263,20 @@ impl Cluster {
         Ok(Template(name.to_owned()))
     }
 
-    /// Removes a database and ends the connections to it.
+    /// Removes a database, also one that is a template, and ends the connections to it.
     pub(crate) fn drop_database(&self, url: &str) -> io::Result<()> {
         let name = database_name(url)?;
+        self.execute(&format!("ALTER DATABASE {name} IS_TEMPLATE false"))?;
         self.execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
     }
 
     fn create(&self, template: &str) -> io::Result<String> {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
         let name = format!("test_{number}");
-        self.execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))?;
+        // Copying files takes half of the time of logging each page.
+        self.execute(&format!(
+            "CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"
+        ))?;
         Ok(self.url(&name))
     }
 

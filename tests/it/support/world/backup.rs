@@ -42,7 +42,7 @@ impl World {
                 let cluster = postgres::cluster().expect("PostgreSQL");
                 let template = cluster.create_template(&self.database_url);
                 let template = template.expect("a template");
-                self.database_url = cluster.create_database_from(&template).expect("a copy");
+                self.use_database(cluster.create_database_from(&template).expect("a copy"));
                 Backup::Postgres(template)
             }
         }
@@ -52,7 +52,7 @@ impl World {
     pub(crate) async fn put_back(&mut self, backup: &Backup) {
         self.stop().await;
         self.disconnect().await;
-        self.database_url = Self::database_from(backup);
+        self.use_database(Self::database_from(backup));
     }
 
     /// A new database with the contents of a backup. Returns its URL.

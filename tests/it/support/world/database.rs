@@ -9,6 +9,33 @@ use usage_server::store::Store;
 use super::Engine;
 use crate::support::postgres::{self, Template};
 
+/// A database that is removed when it is dropped: those of all tests together would fill many a disk. The file of SQLite
+/// is removed with its folder.
+pub(super) struct Removed {
+    engine: Engine,
+    url: String,
+}
+
+impl Removed {
+    pub(super) fn new(engine: Engine, url: &str) -> Self {
+        Self {
+            engine,
+            url: url.to_owned(),
+        }
+    }
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if self.engine == Engine::Postgres {
+            let cluster = postgres::cluster().map_err(std::io::Error::other);
+            if let Err(error) = cluster.and_then(|cluster| cluster.drop_database(&self.url)) {
+                eprintln!("{} is not removed: {error}", self.url);
+            }
+        }
+    }
+}
+
 /// Creates a database with the schema of today. Returns its URL.
 pub(super) async fn create(engine: Engine, folder: &Path) -> String {
     match engine {

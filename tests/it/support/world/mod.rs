@@ -33,6 +33,7 @@ use crate::support::{
 };
 
 pub(crate) use backup::Backup;
+use database::Removed;
 pub(crate) use engine::{Engine, on_both_engines, on_citus, on_postgres, on_sqlite};
 pub(crate) use server::Server;
 pub(crate) use time::{TIMEOUT, at, hours_ago, poll, within};
@@ -73,6 +74,8 @@ pub(crate) struct World {
     database: OnceCell<DatabaseConnection>,
     /// Whether the fake Stripe sends webhooks to the server.
     receives_webhooks: bool,
+    /// The databases that the world has used. After the server and the connection, which use one.
+    databases: Vec<Removed>,
     _folder: TempDir,
 }
 
@@ -94,6 +97,7 @@ impl World {
         statements::record();
         let folder = memory_folder();
         let database_url = database::create(engine, folder.path()).await;
+        let databases = vec![Removed::new(engine, &database_url)];
         let fake_stripe = FakeStripe::start(Settings::default())
             .await
             .expect("a fake Stripe");
@@ -114,6 +118,7 @@ impl World {
             client: OnceLock::new(),
             database: OnceCell::new(),
             receives_webhooks: false,
+            databases,
             _folder: folder,
         };
         world.start_server().await;
@@ -161,6 +166,12 @@ impl World {
         self.stop().await;
         self.database_url = format!("sqlite://{}", file.display());
         self.start_server().await;
+    }
+
+    /// Uses a database of this world from the server's next start on, and removes it at the end.
+    fn use_database(&mut self, url: String) {
+        self.databases.push(Removed::new(self.engine, &url));
+        self.database_url = url;
     }
 
     /// The SQLite file of the server.
